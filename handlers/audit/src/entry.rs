@@ -1,0 +1,115 @@
+//! Events as the columns of the audit trail.
+
+use serde::Deserialize;
+use serde_json::Value;
+use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::Value as Sql};
+
+/// The rows to write, column by column, as `unnest` takes them.
+#[derive(Debug)]
+pub(crate) struct Entries<'a> {
+    pub(crate) sources: Vec<&'a str>,
+    pub(crate) event_ids: Vec<&'a str>,
+    pub(crate) types: Vec<&'a str>,
+    pub(crate) task_ids: Vec<Uuid>,
+    pub(crate) user_ids: Vec<String>,
+    pub(crate) correlation_ids: Vec<Option<&'a str>>,
+    pub(crate) data: Sql,
+    pub(crate) occurred_at: Vec<Timestamp>,
+}
+
+/// What every event of a task says.
+#[derive(Deserialize)]
+struct Subject {
+    task_id: Uuid,
+    user_id: String,
+}
+
+impl<'a> Entries<'a> {
+    /// Reads a batch; rejects, by name, all events that can never be written.
+    pub(crate) fn read(events: &'a [Event]) -> Result<Self, Failure> {
+        let subjects = Failure::collect(events, subject)?;
+        Ok(Self {
+            sources: events.iter().map(Event::source).collect(),
+            event_ids: events.iter().map(Event::id).collect(),
+            types: events.iter().map(Event::event_type).collect(),
+            task_ids: subjects.iter().map(|subject| subject.task_id).collect(),
+            user_ids: subjects.into_iter().map(|subject| subject.user_id).collect(),
+            correlation_ids: events.iter().map(Event::correlation_id).collect(),
+            data: Sql::JsonArray(events.iter().map(data).collect()),
+            occurred_at: events.iter().map(Event::time).collect(),
+        })
+    }
+}
+
+/// The data as it was sent.
+fn data(event: &Event) -> Option<String> {
+    event.raw_data().map(|data| String::from_utf8_lossy(data).into_owned())
+}
+
+fn subject(event: &Event) -> Result<Subject, Failure> {
+    let reject = |why: &str| event.reject(format!("data of {} {:?}: {why}", event.event_type(), event.id()));
+    let data: Value = event.data()?;
+    let subject = Subject::deserialize(&data).map_err(|error| reject(&error.to_string()))?;
+    if subject.user_id.is_empty() {
+        return Err(reject("user_id is empty"));
+    }
+    let attributes = [event.source(), event.id(), event.event_type(), event.correlation_id().unwrap_or_default()];
+    // PostgreSQL keeps U+0000 neither in text nor in jsonb: one such event would fail the statement, and with it the batch.
+    if attributes.iter().any(|text| text.contains('\0')) || has_nul(&data) {
+        return Err(reject("the character U+0000 can't be recorded"));
+    }
+    Ok(subject)
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tidemill_sdk::testing;
+
+    use super::*;
+
+    const TASK: &str = "01989e5c-5b30-7cc1-a6d4-0a1b2c3d4e5f";
+
+    #[test]
+    fn events_become_columns_in_their_order() {
+        let created = testing::event(0, "task.created", &json!({"task_id": TASK, "user_id": "alice", "title": "a", "tags": []}));
+        let updated = testing::event(1, "task.updated", &json!({"task_id": TASK, "user_id": "bob", "changes": {"title": "b"}}));
+        let events = [created, updated];
+        let entries = Entries::read(&events).unwrap();
+        assert_eq!(entries.types, ["task.created", "task.updated"]);
+        assert_eq!(entries.event_ids, ["event-0", "event-1"]);
+        assert_eq!(entries.user_ids, ["alice", "bob"]);
+        assert_eq!(entries.task_ids, [TASK.parse::<Uuid>().unwrap(); 2]);
+        assert_eq!(entries.correlation_ids, [Some("correlation-1"); 2]);
+        assert_eq!(entries.occurred_at[0].to_string(), "2026-02-10T09:30:00Z");
+        let Sql::JsonArray(data) = entries.data else { panic!("data is an array of JSON") };
+        let first: Value = serde_json::from_str(data[0].as_deref().unwrap()).unwrap();
+        assert_eq!(first["title"], "a");
+    }
+
+    #[test]
+    fn events_that_can_never_be_written_are_rejected_by_name() {
+        let events = [
+            testing::event(0, "task.created", &json!({"task_id": TASK, "user_id": "alice"})),
+            testing::event(1, "task.created", &json!({"user_id": "alice"})),
+            testing::event(2, "task.created", &json!({"task_id": "17", "user_id": "alice"})),
+            testing::event(3, "task.created", &json!({"task_id": TASK, "user_id": ""})),
+            testing::event(4, "task.created", &json!({"task_id": TASK, "user_id": "alice", "tags": [{"a\0": 1}]})),
+            testing::raw_event(5, "task.created", None),
+            testing::raw_event(6, "task.created", Some(b"\xff".to_vec())),
+        ];
+        let failure = Entries::read(&events).unwrap_err();
+        assert!(failure.is_reject());
+        assert_eq!(failure.events(), Some(&[1, 2, 3, 4, 5, 6][..]));
+        assert!(failure.message().contains("data of task.created \"event-1\": missing field `task_id`"), "{failure}");
+    }
+}

@@ -1,0 +1,54 @@
+//! What `wit-bindgen` makes of the packages under `wit/`; everything else in this crate is built on it.
+//!
+//! The imports are generated once and shared by both worlds, so that a component may be an HTTP handler, an event handler or both.
+//! `pub_export_macro` puts a world's exports into the section that only the expansion of its `export_*!` macro emits: what a
+//! component does not export, it is not asked for.
+#![allow(missing_docs, unreachable_pub, reason = "generated; the WIT texts document it")]
+
+/// The interfaces that every handler may import.
+pub mod imports {
+    wit_bindgen::generate!({
+        path: [
+            "../../wit/sql", "../../wit/publish", "../../wit/log", "../../wit/http", "../../wit/events", "../../wit/handler",
+        ],
+        world: "tidemill:handler/imports",
+        generate_all,
+        additional_derives: [PartialEq],
+    });
+}
+
+/// The world of a component that answers HTTP requests.
+pub mod http {
+    wit_bindgen::generate!({
+        path: [
+            "../../wit/sql", "../../wit/publish", "../../wit/log", "../../wit/http", "../../wit/events", "../../wit/handler",
+        ],
+        world: "tidemill:handler/http-handler",
+        with: {
+            "tidemill:sql/sql@0.1.0": crate::bindings::imports::tidemill::sql::sql,
+            "tidemill:publish/publish@0.1.0": crate::bindings::imports::tidemill::publish::publish,
+            "tidemill:log/log@0.1.0": crate::bindings::imports::tidemill::log::log,
+        },
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_http_handler",
+    });
+}
+
+/// The world of a component that consumes events.
+pub mod events {
+    wit_bindgen::generate!({
+        path: [
+            "../../wit/sql", "../../wit/publish", "../../wit/log", "../../wit/http", "../../wit/events", "../../wit/handler",
+        ],
+        world: "tidemill:handler/event-handler",
+        with: {
+            "tidemill:sql/sql@0.1.0": crate::bindings::imports::tidemill::sql::sql,
+            "tidemill:publish/publish@0.1.0": crate::bindings::imports::tidemill::publish::publish,
+            "tidemill:log/log@0.1.0": crate::bindings::imports::tidemill::log::log,
+        },
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_event_handler",
+    });
+}

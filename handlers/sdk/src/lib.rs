@@ -1,0 +1,122 @@
+//! The guest side of Tidemill: what a handler is written with.
+//!
+//! A handler is a function. Everything that it does through [`sql`] and [`publish()`] belongs to one PostgreSQL transaction, which
+//! the host commits when the function has returned success and rolls back when it has not.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use tidemill_sdk::{EventData, Problem, Request, Response, new_id, params, publish, sql};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Note { text: String }
+//!
+//! impl EventData for Note {
+//!     const TYPE: &'static str = "note.written";
+//!     const TOPIC: &'static str = "notes.events";
+//!     const SOURCE: &'static str = "notes";
+//! }
+//!
+//! fn handle(request: Request) -> Result<Response, Problem> {
+//!     let note: Note = request.json()?;
+//!     let id = new_id();
+//!     sql::execute("INSERT INTO notes (id, author, text) VALUES ($1, $2, $3)", params![id, request.user()?, note.text])?;
+//!     publish(&note)?;
+//!     Ok(Response::json(201, &note).header("location", format!("/api/notes/{id}")))
+//! }
+//!
+//! tidemill_sdk::http_handler!(handle);
+//! ```
+//!
+//! The rooms:
+//! - [`http`]: [`Request`] and [`Response`]; [`fields`] reads a body or query field by field and reports all wrong ones at once;
+//!   [`problem`] is the answer when something is wrong.
+//! - [`events`]: the [`Event`]s of a batch and the [`Failure`] that names those at fault; [`mod@publish`]: [`EventData`], typed events out.
+//! - [`sql`]: statements, parameters, rows to and from `serde` types.
+//! - [`time`], [`log`], and [`testing`] for unit tests that run natively.
+//! - [`bindings`]: the generated ones, for what is not wrapped.
+
+pub mod bindings;
+pub mod events;
+pub mod fields;
+pub mod http;
+mod json;
+pub mod log;
+pub mod problem;
+pub mod publish;
+pub mod sql;
+pub mod testing;
+pub mod time;
+
+pub use events::{Event, Failure};
+pub use fields::Fields;
+pub use http::{Request, Response};
+pub use problem::{FieldError, Problem};
+pub use publish::{EventData, publish, publish_caused_by};
+pub use time::{Timestamp, now};
+pub use uuid::Uuid;
+
+/// A new id: a UUIDv7, so ids sort by the time at which they were made.
+pub fn new_id() -> Uuid {
+    Uuid::now_v7()
+}
+
+/// Makes the component answer HTTP requests with a function `fn(Request) -> Result<Response, Problem>`.
+///
+/// May stand beside [`event_handler!`] in one component.
+#[macro_export]
+macro_rules! http_handler {
+    ($handle:path) => {
+        const _: () = {
+            #[allow(dead_code, reason = "exported from components only")]
+            struct Component;
+            impl $crate::bindings::http::exports::tidemill::http::http::Guest for Component {
+                fn handle(
+                    request: $crate::bindings::http::exports::tidemill::http::http::Request,
+                ) -> $crate::bindings::http::exports::tidemill::http::http::Response {
+                    $crate::http::run(request, $handle)
+                }
+            }
+            // The exported names mean something to a component's linker only; natively, unit tests call the functions behind them.
+            #[cfg(not(target_arch = "wasm32"))]
+            const _: fn($crate::Request) -> ::std::result::Result<$crate::Response, $crate::Problem> = $handle;
+            #[cfg(target_arch = "wasm32")]
+    $crate::bindings::http::export_http_handler!(Component with_types_in $crate::bindings::http);
+        };
+    };
+}
+
+/// Makes the component consume events with a function `fn(Vec<Event>) -> Result<(), Failure>`.
+///
+/// May stand beside [`http_handler!`] in one component.
+#[macro_export]
+macro_rules! event_handler {
+    ($handle:path) => {
+        const _: () = {
+            #[allow(dead_code, reason = "exported from components only")]
+            struct Component;
+            impl $crate::bindings::events::exports::tidemill::events::events::Guest for Component {
+                fn handle(
+                    events: ::std::vec::Vec<$crate::bindings::events::exports::tidemill::events::events::Event>,
+                ) -> ::std::result::Result<(), $crate::bindings::events::exports::tidemill::events::events::Failure> {
+                    $crate::events::run(events, $handle)
+                }
+            }
+            #[cfg(not(target_arch = "wasm32"))]
+            const _: fn(::std::vec::Vec<$crate::Event>) -> ::std::result::Result<(), $crate::Failure> = $handle;
+            #[cfg(target_arch = "wasm32")]
+    $crate::bindings::events::export_event_handler!(Component with_types_in $crate::bindings::events);
+        };
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_uuid_v7_and_rise() {
+        let ids: Vec<Uuid> = (0..100).map(|_| new_id()).collect();
+        assert!(ids.iter().all(|id| id.get_version_num() == 7));
+        assert!(ids.is_sorted());
+    }
+}
