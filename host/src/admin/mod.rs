@@ -1,0 +1,66 @@
+//! The admin port: health and metrics, open to whoever reaches it; it never shares the public port.
+//!
+//! `/readyz` says whether this replica should get requests, and beside that, whatever waits for a person. A paused partition or a stuck row
+//! is no reason to take a replica out of service, so the status stays 200 with them.
+
+use crate::store::Pool;
+use crate::telemetry::{Board, Metrics};
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What the admin port shows.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The database that requests need.
+    pub pool: Pool,
+    /// What is paused, stuck or away.
+    pub board: Arc<Board>,
+    /// The numbers.
+    pub metrics: Arc<Metrics>,
+    /// Set when the host stops: readiness fails before anything else does.
+    pub stopping: Arc<AtomicBool>,
+}
+
+impl Admin {
+    /// The axum router of the admin port.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/livez", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self)
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let mut reasons = Vec::new();
+    if admin.stopping.load(Ordering::Relaxed) {
+        reasons.push("the host is stopping".to_owned());
+    } else if let Err(error) = admin.pool.check().await {
+        reasons.push(error.to_string());
+    }
+    let (status, word) = match reasons.is_empty() {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
+    };
+    let body = json!({
+        "status": word,
+        "reasons": reasons,
+        "paused": admin.board.paused(),
+        "stuck": admin.board.stuck(),
+        "notes": admin.board.notes(),
+    });
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], admin.metrics.encode()).into_response()
+}

@@ -1,0 +1,129 @@
+//! `tidemill dev`: the whole product on this machine, from one command.
+
+use super::host::{Host, Setup, Signals};
+use super::plan::Plan;
+use super::token;
+use crate::config::Config;
+use crate::embedded::{Broker, Postgres};
+use crate::kafka::create_missing;
+use crate::store::Migrator;
+use anyhow::Context;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The login of the host on its private PostgreSQL.
+const LOGIN: &str = "tidemill_host";
+
+pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut signals = Signals::listen()?;
+    let plan = Plan::load(config.handlers()?, config.installation())?;
+    let data = config.data_dir();
+    std::fs::create_dir_all(data).with_context(|| format!("cannot make the data folder {}", data.display()))?;
+    let broker = EmbeddedBroker::start(data, config.kafka_addr()).await?;
+    let postgres = Postgres::start_with(data, config.postgres_bin()).await?;
+    let ran = with_parts(&config, plan, &broker, &postgres, &mut signals, started).await;
+    let broker_ended = broker.stop().await;
+    let postgres_ended = postgres.stop().await;
+    ran.and(broker_ended).and(postgres_ended)
+}
+
+async fn with_parts(
+    config: &Config,
+    plan: Plan,
+    broker: &EmbeddedBroker,
+    postgres: &Postgres,
+    signals: &mut Signals,
+    started: Instant,
+) -> anyhow::Result<()> {
+    let database_url = postgres.runtime_url(LOGIN);
+    let mut migrator = Migrator::connect(&postgres.admin_url()).await?;
+    for line in migrator.run(&database_url, &plan.apps()?).await? {
+        tracing::info!("{line}");
+    }
+    create_missing(&broker.addr.to_string(), &plan.topics()?).await?;
+    let tries = tries(&plan);
+    let names: Vec<String> = plan.handlers.iter().map(|handler| handler.manifest.name.clone()).collect();
+    let key = match config.jwt_hs256_key_if_given() {
+        Some(key) => key.clone(),
+        None => token::development_key(config.data_dir())?,
+    };
+    let setup = Setup { database_url, brokers: broker.addr.to_string(), key, plan };
+    let host = Host::start(config, setup).await?;
+    println!("{}", screen(config, &host, broker.addr, postgres, &names, &tries));
+    println!("ready http=http://{} admin=http://{} kafka={} after {:.1?}", host.http, host.admin, broker.addr, started.elapsed());
+    signals.wait().await;
+    host.stop().await
+}
+
+/// The commands that the manifests give to try, in the handlers' order.
+fn tries(plan: &Plan) -> Vec<String> {
+    plan.handlers.iter().flat_map(|handler| handler.manifest.dev_try.clone()).collect()
+}
+
+fn screen(config: &Config, host: &Host, kafka: SocketAddr, postgres: &Postgres, names: &[String], tries: &[String]) -> String {
+    let url = format!("http://{}", host.http);
+    let program = std::env::current_exe().ok().and_then(|path| {
+        let here = std::env::current_dir().ok()?;
+        Some(path.strip_prefix(here).map(Path::to_owned).unwrap_or(path).display().to_string())
+    });
+    let program = program.unwrap_or_else(|| "tidemill".to_owned());
+    let mut lines = vec![
+        String::new(),
+        "Tidemill runs. Stop it with Ctrl-C; what it stored stays.".to_owned(),
+        String::new(),
+        format!("  requests    {url}"),
+        format!("  admin       http://{}/readyz, /livez, /metrics", host.admin),
+        format!("  kafka       {kafka} (embedded broker, development only)"),
+        format!("  postgres    {}", postgres.psql_command()),
+        format!("  data        {}", config.data_dir().display()),
+        format!("  handlers    {}", names.join(", ")),
+        String::new(),
+        "Try, in another terminal:".to_owned(),
+        String::new(),
+        format!("  TOKEN=$({program} token --user ann --data-dir {})", config.data_dir().display()),
+    ];
+    lines.extend(tries.iter().map(|line| {
+        let line = line.replace("{{url}}", &url).replace("{{token}}", "$TOKEN").replace("{{kafka}}", &kafka.to_string());
+        format!("  {line}")
+    }));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The broker in this process, on a task of its own.
+struct EmbeddedBroker {
+    addr: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+impl EmbeddedBroker {
+    async fn start(data: &Path, addr: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(addr).await.with_context(|| {
+            format!(
+                "cannot listen on {addr} for the embedded broker; another process may have it: end that one, or set TIDEMILL_KAFKA_ADDR to another address"
+            )
+        })?;
+        let addr = listener.local_addr()?;
+        let broker = Broker::open(&data.join("kafka")).await?;
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(broker.serve(listener, async {
+            let _ = stopped.await;
+        }));
+        Ok(Self { addr, stop, serving })
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        let _ = self.stop.send(());
+        match tokio::time::timeout(Duration::from_secs(5), self.serving).await {
+            Ok(Ok(ended)) => ended.context("the embedded broker failed"),
+            Ok(Err(error)) => Err(anyhow::anyhow!("the embedded broker failed: {error}")),
+            Err(_) => Err(anyhow::anyhow!("the embedded broker did not stop in time")),
+        }
+    }
+}

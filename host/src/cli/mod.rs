@@ -1,0 +1,106 @@
+//! The commands, one file each. `plan` reads the handlers' folder, `host` runs the parts that `serve` and `dev` share.
+
+mod dev;
+mod host;
+mod migrate;
+mod plan;
+mod serve;
+pub mod token;
+mod topics;
+
+use crate::config::{self, Command as Name, Config, LogFormat};
+use clap::{ArgMatches, Command};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Runs the command of the process's arguments and returns its exit code: 0 done, 1 failed, 2 misused.
+pub fn main() -> ExitCode {
+    let matches = command().get_matches();
+    match run(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidemill: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// All arguments of all commands.
+pub fn command() -> Command {
+    let handlers = "every folder below --handlers that has a handler.toml";
+    Command::new("tidemill")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Runs sandboxed WASM components against HTTP requests and Kafka topics, each invocation inside one PostgreSQL transaction")
+        .after_help("Start with `tidemill dev --handlers handlers`. All settings, with their flags, variables and file keys: docs/settings.md")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(config::args(
+            Command::new("dev")
+                .about("Run everything on this machine: private PostgreSQL, embedded broker, the handlers")
+                .after_help(format!("Handlers: {handlers}. Data is kept under the data folder between starts; delete that folder to begin anew.")),
+            Name::Dev,
+        ))
+        .subcommand(config::args(
+            Command::new("serve")
+                .about("Run the handlers against a PostgreSQL and Kafka brokers that exist (production)")
+                .after_help(format!(
+                    "Handlers: {handlers}. Before the first start: `tidemill migrate` and `tidemill topics apply`.\n\
+                     Health: /livez, /readyz (its body names what is paused or stuck) and /metrics on the admin address."
+                )),
+            Name::Serve,
+        ))
+        .subcommand(config::args(
+            Command::new("migrate").about("Bring the database to what this version and the handlers need").after_help(format!(
+                "Makes the schema `tidemill`, the runtime login of --database-url, and for each app its schema, roles and numbered migrations.\n\
+                 One transaction: a failed run leaves nothing. Handlers: {handlers}."
+            )),
+            Name::Migrate,
+        ))
+        .subcommand(
+            Command::new("topics").about("The topics that the handlers declare").subcommand_required(true).subcommand(config::args(
+                Command::new("apply").about("Make the topics that are missing; those that exist are left as they are"),
+                Name::Topics,
+            )),
+        )
+        .subcommand(token::command())
+}
+
+fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    match matches.subcommand() {
+        Some(("token", matches)) => token::run(matches),
+        Some(("dev", matches)) => with_runtime(Name::Dev, matches, dev::run),
+        Some(("serve", matches)) => with_runtime(Name::Serve, matches, serve::run),
+        Some(("migrate", matches)) => with_runtime(Name::Migrate, matches, migrate::run),
+        Some(("topics", matches)) => match matches.subcommand() {
+            Some(("apply", matches)) => with_runtime(Name::Topics, matches, topics::run),
+            _ => anyhow::bail!("`tidemill topics` needs a command: apply"),
+        },
+        _ => anyhow::bail!("no command given; see `tidemill --help`"),
+    }
+}
+
+fn with_runtime<F: Future<Output = anyhow::Result<()>>>(
+    name: Name,
+    matches: &ArgMatches,
+    command: impl FnOnce(Config) -> F,
+) -> anyhow::Result<()> {
+    let config = Config::load(name, matches)?;
+    start_log(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(command(config));
+    // What still runs at the end has had its time; a blocking call into librdkafka must not hold the process up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    use std::io::IsTerminal;
+    let filter = EnvFilter::try_new(config.log())
+        .map_err(|error| anyhow::anyhow!("the log filter `{}` is not valid: {error}", config.log()))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match config.log_format() {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,318 @@
+//! One invocation, from a fresh instance to COMMIT or ROLLBACK. The only place that runs a guest.
+
+use super::state::State;
+use super::{Engine, Handler, TICK};
+use crate::bindings::{events, http};
+use crate::capabilities::log::Sink;
+use crate::capabilities::publish::Cause;
+use crate::store::{CommitError, Identity, Scope, StatementError, StatementErrorKind, Unit, UnitContext};
+use crate::telemetry::OutcomeLabels;
+use std::sync::Arc;
+use std::time::Duration;
+use wasmtime::{Store, UpdateDeadline};
+
+/// Where an invocation comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// Whom row-level security sees; empty for events.
+    pub subject: String,
+    /// Named in every log line.
+    pub correlation_id: String,
+    /// The request, or each event of the batch: what publishes go on from.
+    pub causes: Vec<Cause>,
+    /// Run everything and keep nothing (rehearsal, tests of handlers).
+    pub rehearse: bool,
+}
+
+/// What the guest is to do.
+pub enum Call {
+    /// Answer a request.
+    Http(Box<http::Request>),
+    /// Handle a batch: the group's scope in the inbox, each event with its identity.
+    Events {
+        /// The inbox scope.
+        scope: Scope,
+        /// The events of one partition, in offset order; as many causes belong to them.
+        events: Vec<(Identity, events::Event)>,
+    },
+}
+
+/// What came of it, committed.
+#[derive(Debug)]
+pub enum Answer {
+    /// The guest's response. Of status 400 and above the unit was rolled back.
+    Http(http::Response),
+    /// The batch is done: so many events were handled now, the others were done before.
+    Events {
+        /// Events that the guest handled now.
+        handled: usize,
+    },
+}
+
+/// Why nothing of an invocation was kept (but for [`Failure::Unknown`]).
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    /// The guest trapped.
+    #[error("the handler trapped: {0}")]
+    Trap(String),
+    /// A limit was exceeded.
+    #[error("{0}")]
+    Limit(String),
+    /// The guest took longer than `wall`.
+    #[error("the handler did not end within the limit `wall` ({0:?})")]
+    Timeout(Duration),
+    /// The guest swallowed a failed call and returned success.
+    #[error("the handler returned success, but a call of its unit had failed: {0}")]
+    Doomed(StatementError),
+    /// The guest returned a failure for its batch.
+    #[error("the handler failed the batch: {message}")]
+    Returned {
+        /// Whether trying again makes sense to it.
+        reject: bool,
+        /// Its words.
+        message: String,
+        /// Positions in the batch that it names.
+        events: Vec<usize>,
+    },
+    /// The response cannot be sent.
+    #[error("the handler's response is not valid: {0}")]
+    Response(String),
+    /// The database refused the unit at its end.
+    #[error("{0}")]
+    Refused(String),
+    /// The database could not be reached or gave up.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The commit's outcome could not be learned.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl Failure {
+    /// A short name for metrics and log lines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Trap(_) => "trap",
+            Self::Limit(_) => "limit",
+            Self::Timeout(_) => "timeout",
+            Self::Doomed(_) => "doomed",
+            Self::Returned { reject: true, .. } => "rejected",
+            Self::Returned { .. } => "failed",
+            Self::Response(_) => "response",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+            Self::Unknown(_) => "outcome-unknown",
+        }
+    }
+
+    /// Whether the host's own parts, not the handler, are at fault.
+    pub fn is_host_fault(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+    }
+}
+
+impl From<StatementError> for Failure {
+    fn from(error: StatementError) -> Self {
+        match error.kind {
+            StatementErrorKind::Unavailable => Self::Unavailable(error.message),
+            StatementErrorKind::Limit => Self::Limit(error.message),
+            _ => Self::Doomed(error),
+        }
+    }
+}
+
+impl From<CommitError> for Failure {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Doomed(error) => error.into(),
+            CommitError::Refused(error) if error.is_host_fault() => Self::Unavailable(error.message),
+            refused @ CommitError::Refused(_) => Self::Refused(refused.to_string()),
+            CommitError::Failed(message) => Self::Unavailable(message),
+            CommitError::Unknown(message) => Self::Unknown(message),
+        }
+    }
+}
+
+/// What the guest returned, before the unit has ended.
+enum Returned {
+    Http(http::Response),
+    Events(Result<(), events::Failure>),
+}
+
+/// The guest's part of a call, once the inbox has had its say.
+enum Work {
+    Http(Box<http::Request>),
+    Events(Vec<events::Event>),
+}
+
+impl Engine {
+    /// Runs a handler once. On `Ok` the unit has committed, or the guest's own error answer has rolled it back.
+    ///
+    /// The future must run to its end (spawn it where the caller may go away): dropping it drops the unit, which rolls back, but
+    /// not if COMMIT is on its way.
+    pub async fn invoke(&self, handler: &Arc<Handler>, origin: Origin, call: Call) -> Result<Answer, Failure> {
+        let ended = self.invoke_inner(handler, origin, call).await;
+        let outcome = match &ended {
+            Ok(Answer::Http(response)) if response.status >= 400 => "rolled-back",
+            Ok(_) => "ok",
+            Err(failure) => failure.kind(),
+        };
+        self.metrics.invocations.get_or_create(&OutcomeLabels { handler: handler.name.to_string(), outcome }).inc();
+        ended
+    }
+
+    async fn invoke_inner(&self, handler: &Arc<Handler>, origin: Origin, call: Call) -> Result<Answer, Failure> {
+        let mut unit = Unit::new(self.pool.clone(), self.unit_context(handler, &origin));
+        let mut causes = origin.causes;
+        // Which of the caller's positions the guest's positions are.
+        let mut positions = Vec::new();
+        let work = match call {
+            Call::Http(request) => Work::Http(request),
+            Call::Events { scope, events } => {
+                let (identities, events): (Vec<_>, Vec<_>) = events.into_iter().unzip();
+                positions = unit.note(scope, &identities).await?;
+                if positions.is_empty() {
+                    unit.rollback().await;
+                    return Ok(Answer::Events { handled: 0 });
+                }
+                causes = positions.iter().filter_map(|&p| causes.get(p).cloned()).collect();
+                let mut events: Vec<Option<events::Event>> = events.into_iter().map(Some).collect();
+                Work::Events(positions.iter().filter_map(|&p| events.get_mut(p)?.take()).collect())
+            }
+        };
+        let log = Sink::new(
+            handler.name.clone(),
+            origin.correlation_id,
+            usize::try_from(handler.manifest.limits.log_lines).unwrap_or(0),
+        );
+        let (state, returned) = self.run(State::new(unit, handler.clone(), causes, log), work).await;
+        let State { unit, log, .. } = state;
+        log.finish();
+        let returned = match returned {
+            Ok(returned) => returned,
+            Err(failure) => {
+                // A host that could not be reached often shows as the trap of a guest that gave up.
+                let host_fault = unit.doomed().filter(|error| error.is_host_fault()).cloned();
+                unit.rollback().await;
+                return Err(host_fault.map_or(failure, Failure::from));
+            }
+        };
+        self.end(unit, returned, &positions, origin.rehearse).await
+    }
+
+    fn unit_context(&self, handler: &Handler, origin: &Origin) -> UnitContext {
+        let limits = &handler.manifest.limits;
+        UnitContext {
+            role: handler.role.clone(),
+            schema: handler.schema.clone(),
+            subject: origin.subject.clone(),
+            scope: handler.scope,
+            sql_time: limits.sql_time,
+            sql_result: usize::try_from(limits.sql_result).unwrap_or(usize::MAX),
+            outcome_patience: self.outcome_patience,
+        }
+    }
+
+    /// Runs the guest in a fresh instance, within its limits, and gives the state back whatever happened.
+    async fn run(&self, state: State, work: Work) -> (State, Result<Returned, Failure>) {
+        let handler = state.handler.clone();
+        let limits = &handler.manifest.limits;
+        let mut store = Store::new(&self.wasm, state);
+        store.limiter(|state| &mut state.usage);
+        let cpu_ticks = u64::try_from(limits.cpu.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).max(1);
+        let cpu = limits.cpu;
+        // The deadline counts ticks in which the guest was computing: one that returns from a slow call is not punished for it.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |mut store| {
+            let usage = &mut store.data_mut().usage;
+            usage.ticks += 1;
+            if usage.ticks > cpu_ticks {
+                usage.exceeded = Some(format!("the guest computed for longer than the limit `cpu` ({cpu:?})"));
+                return Ok(UpdateDeadline::Interrupt);
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        let called = tokio::time::timeout(limits.wall, call(&handler, &mut store, work)).await;
+        let returned = match called {
+            Ok(Ok(returned)) => Ok(returned),
+            Ok(Err(trap)) => Err(match store.data_mut().usage.exceeded.take() {
+                Some(limit) => Failure::Limit(limit),
+                None => Failure::Trap(trap_text(&trap)),
+            }),
+            Err(_) => Err(Failure::Timeout(limits.wall)),
+        };
+        (store.into_data(), returned)
+    }
+
+    async fn end(&self, unit: Unit, returned: Returned, positions: &[usize], rehearse: bool) -> Result<Answer, Failure> {
+        let failed = match &returned {
+            Returned::Http(response) => response.status >= 400,
+            Returned::Events(result) => result.is_err(),
+        };
+        if let (false, Some(error)) = (failed, unit.doomed()) {
+            let failure = Failure::from(error.clone());
+            unit.rollback().await;
+            return Err(failure);
+        }
+        match returned {
+            Returned::Http(response) if !(200..=599).contains(&response.status) => {
+                unit.rollback().await;
+                Err(Failure::Response(format!("status {} is not between 200 and 599", response.status)))
+            }
+            // What a caller was told failed, never happened.
+            Returned::Http(response) if failed => {
+                unit.rollback().await;
+                Ok(Answer::Http(response))
+            }
+            Returned::Http(response) => self.keep(unit, rehearse).await.map(|()| Answer::Http(response)),
+            Returned::Events(Ok(())) => self.keep(unit, rehearse).await.map(|()| Answer::Events { handled: positions.len() }),
+            Returned::Events(Err(failure)) => {
+                let host_fault = unit.doomed().filter(|error| error.is_host_fault()).cloned();
+                unit.rollback().await;
+                Err(host_fault.map_or_else(|| returned_failure(failure, positions), Failure::from))
+            }
+        }
+    }
+
+    async fn keep(&self, unit: Unit, rehearse: bool) -> Result<(), Failure> {
+        if rehearse {
+            unit.rollback().await;
+            return Ok(());
+        }
+        let published = unit.commit().await?;
+        if published {
+            self.outbox_bell.notify_one();
+        }
+        Ok(())
+    }
+}
+
+async fn call(handler: &Handler, store: &mut Store<State>, work: Work) -> wasmtime::Result<Returned> {
+    let instance = handler.pre.instantiate_async(&mut *store).await?;
+    let missing = |what: &str| wasmtime::Error::msg(format!("the component exports no {what} handler"));
+    match work {
+        Work::Http(request) => {
+            let guest = handler.http.as_ref().ok_or_else(|| missing("HTTP"))?.load(&mut *store, &instance)?;
+            guest.call_handle(&mut *store, &request).await.map(Returned::Http)
+        }
+        Work::Events(events) => {
+            let guest = handler.events.as_ref().ok_or_else(|| missing("event"))?.load(&mut *store, &instance)?;
+            guest.call_handle(&mut *store, &events).await.map(Returned::Events)
+        }
+    }
+}
+
+fn returned_failure(failure: events::Failure, positions: &[usize]) -> Failure {
+    let named = failure.events.unwrap_or_default();
+    Failure::Returned {
+        reject: matches!(failure.kind, events::FailureKind::Reject),
+        message: failure.message,
+        events: named.iter().filter_map(|&n| positions.get(n as usize).copied()).collect(),
+    }
+}
+
+/// The reason of a trap without its backtrace, which is for debug logs.
+fn trap_text(error: &wasmtime::Error) -> String {
+    tracing::debug!(backtrace = ?error, "a guest trapped");
+    error.root_cause().to_string()
+}

@@ -1,0 +1,123 @@
+//! Running guests: the wasmtime engine and its settings, compiled components, and the one way to run one ([`Engine::invoke`]).
+//!
+//! - `cache`: compiled components on disk, by content and engine
+//! - `handler`: a compiled handler, its imports checked against its grants
+//! - `registry`: which handler is active, and which routes and topics lead to it
+//! - `state`: what the capabilities of one invocation work with, and its limits
+//! - `invoke`: one invocation from start to commit or rollback
+
+mod cache;
+mod handler;
+mod invoke;
+mod registry;
+mod state;
+
+pub use cache::Cache;
+pub use handler::{Handler, HandlerSource};
+pub use invoke::{Answer, Call, Failure, Origin};
+pub use registry::{Match, Registry, RouteError};
+
+use crate::capabilities::{log, publish, sql};
+use crate::store::Pool;
+use crate::telemetry::Metrics;
+use state::State;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Enabled, PoolingAllocationConfig};
+
+/// How often the epoch advances: the grain of CPU limits and of yielding to other invocations.
+const TICK: Duration = Duration::from_millis(10);
+/// Instances at once, whatever the concurrency setting: address space, not memory, is what a slot costs.
+const SLOTS: u32 = 1_000;
+/// The most memory that a manifest may ask for.
+const LARGEST_MEMORY: usize = 1 << 30;
+
+/// The engine: compiles handlers and runs them.
+pub struct Engine {
+    wasm: wasmtime::Engine,
+    linker: Linker<State>,
+    cache: Cache,
+    pool: Pool,
+    /// Rung after each commit that left rows in the outbox.
+    outbox_bell: Arc<Notify>,
+    metrics: Arc<Metrics>,
+    outcome_patience: Duration,
+}
+
+impl Engine {
+    /// An engine over a database. Must be made inside a tokio runtime, whose life bounds the epoch ticker's.
+    pub fn new(pool: Pool, cache: Cache, metrics: Arc<Metrics>, outcome_patience: Duration) -> anyhow::Result<Self> {
+        let wasm = wasmtime::Engine::new(&settings()).map_err(readable)?;
+        let linker = linker(&wasm).map_err(readable)?;
+        tick(wasm.weak());
+        Ok(Self { wasm, linker, cache, pool, outbox_bell: Arc::new(Notify::new()), metrics, outcome_patience })
+    }
+
+    /// The bell that rings after each commit that left rows in the outbox, for the relay of this process.
+    pub fn outbox_bell(&self) -> Arc<Notify> {
+        self.outbox_bell.clone()
+    }
+
+    /// The database that units run in.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+/// wasmtime's error with its causes, in one line.
+fn readable(error: wasmtime::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}
+
+fn settings() -> Config {
+    let mut pooling = PoolingAllocationConfig::new();
+    pooling
+        .total_component_instances(SLOTS)
+        .total_core_instances(SLOTS * 4)
+        .total_memories(SLOTS)
+        .total_tables(SLOTS * 2)
+        .total_stacks(SLOTS)
+        .max_memories_per_component(4)
+        .max_tables_per_component(8)
+        .max_core_instances_per_component(8)
+        .max_memory_size(LARGEST_MEMORY)
+        // Above the memory that ordinary guests touch: resetting pages that stay resident is cheaper than mapping them anew.
+        .linear_memory_keep_resident(4 << 20)
+        .table_keep_resident(64 << 10)
+        .max_unused_warm_slots(64);
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pooling.pagemap_scan(Enabled::Yes);
+    }
+    let mut config = Config::new();
+    config.wasm_component_model(true).epoch_interruption(true).allocation_strategy(pooling);
+    config
+}
+
+/// Everything that any grant can link; what a handler may import is decided by name before this is asked.
+fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    sql::add_to_linker(&mut linker)?;
+    publish::add_to_linker(&mut linker)?;
+    log::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// Advances the epoch from a thread of its own: a runtime full of spinning guests could not.
+fn tick(engine: wasmtime::EngineWeak) {
+    std::thread::spawn(move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(TICK);
+        }
+    });
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}

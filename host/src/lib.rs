@@ -1,0 +1,35 @@
+//! Tidemill: a host that runs sandboxed WASM components against HTTP requests and Kafka topics, each invocation inside one PostgreSQL
+//! transaction.
+//!
+//! # The rooms
+//!
+//! Imports go down only:
+//!
+//! ```text
+//! cli → {triggers, relay, admin, embedded} → engine → capabilities → {bindings, store} → {config, manifest, telemetry}
+//! ```
+//!
+//! - [`cli`]: one file per command
+//! - [`triggers`]: what starts an invocation: HTTP requests, Kafka topics
+//! - [`relay`]: outbox → Kafka
+//! - [`admin`]: health and metrics
+//! - [`embedded`]: development only: a private PostgreSQL, a broker in the process
+//! - [`engine`]: running guests; [`engine::Engine::invoke`] is the only way
+//! - [`capabilities`]: what guests can import, one WIT interface each
+//! - [`bindings`]: generated from `wit/`
+//! - [`store`]: all SQL of the host: unit of work, outbox, inbox, migrations
+//! - [`config`], [`manifest`], [`telemetry`]: settings; `handler.toml`; metrics and the board of what waits
+
+pub mod admin;
+pub mod bindings;
+pub mod capabilities;
+pub mod cli;
+pub mod config;
+pub mod embedded;
+pub mod engine;
+pub mod kafka;
+pub mod manifest;
+pub mod relay;
+pub mod store;
+pub mod telemetry;
+pub mod triggers;

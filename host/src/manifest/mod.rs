@@ -1,0 +1,223 @@
+//! `handler.toml` → what starts a handler, what it may do and how much it may use.
+//!
+//! - `reader`: TOML section by section, every problem with its line
+//! - `names`: what names may look like, and the database roles that follow from them
+//! - `limits`: what one invocation may use
+//! - `migrations`: the numbered SQL files of an app
+//! - `load`: all manifests below a folder, checked against each other
+
+mod limits;
+mod load;
+mod migrations;
+mod names;
+mod reader;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crate::config::{Problems, units::parse_duration};
+pub use limits::Limits;
+pub use load::{Loaded, MANIFEST_FILE, load_dir, migrations_by_app};
+pub use migrations::{MIGRATIONS_DIR, Migration};
+pub use names::{owner_role, role};
+use reader::{Section, Source};
+
+/// One handler as its author declares it; paths are as written, [`load_dir`] resolves them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its name, unique in an installation.
+    pub name: String,
+    /// The app that it belongs to: the database schema. By default the name, with `_` for `-`.
+    pub app: String,
+    /// The compiled component, relative to the manifest.
+    pub component: PathBuf,
+    /// The folder of the app's migrations, relative to the manifest.
+    pub migrations: Option<PathBuf>,
+    /// The requests that start it.
+    pub http: Vec<Route>,
+    /// The topics that start it.
+    pub topics: Vec<Subscription>,
+    /// The topics that it may publish to.
+    pub publish: Vec<String>,
+    /// The topics that it owns, by name.
+    pub declares: BTreeMap<String, Topic>,
+    /// Whether it may use SQL.
+    pub sql: bool,
+    /// Commands that `tidemill dev` shows.
+    pub dev_try: Vec<String>,
+    /// What one invocation may use.
+    pub limits: Limits,
+}
+
+/// `[[http]]`: a kind of request that starts the handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The method, in capitals.
+    pub method: String,
+    /// The path: `/a/{id}`, `/a/{*rest}`.
+    pub path: String,
+    /// Who may call.
+    pub auth: Auth,
+}
+
+/// Who may call a route.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// The holder of a verified token.
+    #[default]
+    Jwt,
+    /// Everybody.
+    None,
+}
+
+/// `[[topic]]`: a topic that starts the handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The topic's name.
+    pub name: String,
+    /// The consumer group.
+    pub group: String,
+    /// The event types that it wants; `None`: all.
+    pub types: Option<Vec<String>>,
+    /// Where a new group begins.
+    pub start: Start,
+}
+
+/// Where a group without stored offsets begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// With the oldest record.
+    #[default]
+    Earliest,
+    /// With the next record.
+    Latest,
+}
+
+/// `[topics."name"]`: a topic's declaration by its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// How many partitions it is created with.
+    pub partitions: u32,
+    /// How long records stay.
+    pub retention: Duration,
+}
+
+impl Manifest {
+    /// Reads a manifest; `file` names it in problems.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
+        let source = Source::new(file, text);
+        let manifest = Section::root(&source).and_then(Self::read);
+        source.problems().into_result(manifest)
+    }
+
+    fn read(mut root: Section<'_>) -> Option<Self> {
+        let name = root.need_text("name", names::handler);
+        let app = root.text("app", names::app).or_else(|| default_app(&root, name.as_deref()?));
+        let component = root.need_text("component", |text| names::plain(text).map(PathBuf::from));
+        let migrations = root.text("migrations", |text| names::plain(text).map(PathBuf::from));
+        root.text("instances", |text| match text {
+            "fresh" => Ok(()),
+            "reuse" => Err("`reuse` is not supported yet: leave it out, or write `fresh`".to_owned()),
+            _ => Err(format!("`{text}` is neither `fresh` nor `reuse`")),
+        });
+        let http = root.sections("http").into_iter().filter_map(Route::read).collect::<Vec<_>>();
+        let topics = root.sections("topic").into_iter().filter_map(Subscription::read).collect::<Vec<_>>();
+        let publish = root.section("publish").map(|mut section| {
+            let topics = section.texts("topics", names::kafka);
+            if topics.as_ref().is_none_or(Vec::is_empty) {
+                section.problem("[publish]: `topics` must name at least one topic");
+            }
+            section.end();
+            topics.unwrap_or_default()
+        });
+        let declares = root.named("topics").into_iter().filter_map(|(name, section)| Topic::read(name, section)).collect();
+        let sql = root.section("sql").map(Section::end).is_some();
+        let dev_try = root.section("dev").map(|mut section| {
+            let commands = section.texts("try", names::plain);
+            section.end();
+            commands.unwrap_or_default()
+        });
+        let limits = root.section("limits").map(|mut section| {
+            let limits = Limits::read(&mut section);
+            section.end();
+            limits
+        });
+        for key in ["jobs", "config", "retry"] {
+            root.reserved(key);
+        }
+        root.end();
+        Some(Self {
+            name: name?,
+            app: app?,
+            component: component?,
+            migrations,
+            http,
+            topics,
+            publish: publish.unwrap_or_default(),
+            declares,
+            sql,
+            dev_try: dev_try.unwrap_or_default(),
+            limits: limits.unwrap_or_default(),
+        })
+    }
+}
+
+/// A handler that gives no app is an app of its own; its name may be one that is kept.
+fn default_app(root: &Section<'_>, name: &str) -> Option<String> {
+    let app = names::app(&name.replace('-', "_"));
+    app.map_err(|error| root.problem(format!("`app` is not given, so it is the name: {error}"))).ok()
+}
+
+impl Route {
+    fn read(mut section: Section<'_>) -> Option<Self> {
+        let method = section.need_text("method", names::method);
+        let path = section.need_text("path", names::path);
+        let auth = section.text("auth", |text| match text {
+            "jwt" => Ok(Auth::Jwt),
+            "none" => Ok(Auth::None),
+            _ => Err(format!("`{text}` is neither `jwt` nor `none`")),
+        });
+        section.end();
+        Some(Self { method: method?, path: path?, auth: auth.unwrap_or_default() })
+    }
+}
+
+impl Subscription {
+    fn read(mut section: Section<'_>) -> Option<Self> {
+        let name = section.need_text("name", names::kafka);
+        let group = section.need_text("group", names::kafka);
+        let types = section.texts("types", names::plain);
+        if types.as_ref().is_some_and(Vec::is_empty) {
+            section.problem("[[topic]]: `types` names no event type that is right: leave it out to get all");
+        }
+        let start = section.text("start", |text| match text {
+            "earliest" => Ok(Start::Earliest),
+            "latest" => Ok(Start::Latest),
+            _ => Err(format!("`{text}` is neither `earliest` nor `latest`")),
+        });
+        section.end();
+        Some(Self { name: name?, group: group?, types, start: start.unwrap_or_default() })
+    }
+}
+
+impl Topic {
+    fn read(name: String, mut section: Section<'_>) -> Option<(String, Self)> {
+        if let Err(error) = names::kafka(&name) {
+            section.problem(format!("{}: {error}", section.title()));
+        }
+        let partitions = section.need_number("partitions", 1..=10_000);
+        let retention = section.need_text("retention", |text| match parse_duration(text)? {
+            Duration::ZERO => Err(format!("`{text}` would keep nothing")),
+            retention => Ok(retention),
+        });
+        section.text("payload", |text| match text {
+            "cloudevents" => Ok(()),
+            "raw" => Err("`raw` is not supported yet: leave it out, or write `cloudevents`".to_owned()),
+            _ => Err(format!("`{text}` is neither `cloudevents` nor `raw`")),
+        });
+        section.end();
+        Some((name, Self { partitions: u32::try_from(partitions?).ok()?, retention: retention? }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The relay's producers: one for the flow, one for rows that go alone.
+
+use super::Relay;
+use crate::kafka::{KafkaContext, client_config};
+use crate::store::OutboxRow;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What the broker said to a row.
+pub(super) struct Delivery {
+    pub(super) id: i64,
+    pub(super) alone: bool,
+    pub(super) generation: u64,
+    pub(super) result: Result<(), Refusal>,
+}
+
+/// Why a row did not get through.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    pub(super) reason: String,
+    /// Another row's failure took this one with it.
+    pub(super) collateral: bool,
+    /// All rows of the topic would fail in the same way.
+    pub(super) whole_topic: bool,
+    /// The local queue is full; nothing is wrong.
+    pub(super) full: bool,
+}
+
+struct Deliveries {
+    context: KafkaContext,
+    alone: bool,
+    generation: u64,
+    to: UnboundedSender<Delivery>,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.context.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.context.error(error, reason);
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
+        let result = match result {
+            Ok(_) => Ok(()),
+            Err((error, message)) => Err(refusal(error, message.topic())),
+        };
+        // The receiver is gone only when the relay has ended.
+        let _ = self.to.send(Delivery { id: id as i64, alone: self.alone, generation: self.generation, result });
+    }
+}
+
+type Client = ThreadedProducer<Deliveries>;
+
+/// Both producers. A restarted one ignores what its predecessor still says.
+pub(super) struct Sender {
+    flow: Client,
+    flow_generation: u64,
+    lone: Option<Client>,
+    lone_generation: u64,
+    to: UnboundedSender<Delivery>,
+}
+
+impl Sender {
+    pub(super) fn new(relay: &Relay, to: UnboundedSender<Delivery>) -> KafkaResult<Self> {
+        let flow = client(relay, &to, false, 0)?;
+        Ok(Self { flow, flow_generation: 0, lone: None, lone_generation: 0, to })
+    }
+
+    pub(super) fn generation(&self, alone: bool) -> u64 {
+        if alone { self.lone_generation } else { self.flow_generation }
+    }
+
+    /// Ends a producer; what it has not sent, it never will.
+    pub(super) fn restart(&mut self, relay: &Relay, alone: bool) -> KafkaResult<()> {
+        match alone {
+            false => {
+                self.flow_generation += 1;
+                let next = client(relay, &self.to, false, self.flow_generation)?;
+                std::mem::replace(&mut self.flow, next).purge(PurgeConfig::default().queue().inflight());
+            }
+            true => {
+                self.lone_generation += 1;
+                if let Some(last) = self.lone.take() {
+                    last.purge(PurgeConfig::default().queue().inflight());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a row to the flow, or alone.
+    pub(super) fn send(&mut self, row: &OutboxRow, alone: bool) -> Result<(), Refusal> {
+        let Some(client) = (if alone { self.lone.as_ref() } else { Some(&self.flow) }) else {
+            return Err(Refusal {
+                reason: "the producer is being made".to_owned(),
+                collateral: false,
+                whole_topic: false,
+                full: true,
+            });
+        };
+        let mut headers = OwnedHeaders::new_with_capacity(row.headers.len());
+        for (key, value) in &row.headers {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(&row.topic, row.id as usize).timestamp(row.timestamp).headers(headers);
+        record.key = row.key.as_deref();
+        record.payload = row.value.as_deref();
+        client.send(record).map_err(|(error, _)| refusal(&error, &row.topic))
+    }
+
+    /// Makes the producer for lone rows, if it is not there.
+    pub(super) fn ready_alone(&mut self, relay: &Relay) -> KafkaResult<()> {
+        if self.lone.is_none() {
+            self.lone = Some(client(relay, &self.to, true, self.lone_generation)?);
+        }
+        Ok(())
+    }
+}
+
+fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation: u64) -> KafkaResult<Client> {
+    let mut config = client_config(&relay.brokers);
+    config
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        // An error that would leave a gap in the sequence ends the producer, instead of sending what comes behind it.
+        .set("enable.gapless.guarantee", "true")
+        // Never give up on a row: what waits here waits in the database as well.
+        .set("message.timeout.ms", "0")
+        // Java's clients put a key on the same partition.
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "0")
+        // The broker's own limit is what counts, not a guess of the client.
+        .set("message.max.bytes", "104857600")
+        .set("topic.metadata.propagation.max.ms", "3000")
+        .set("queue.buffering.max.kbytes", "131072");
+    if alone {
+        config.set("batch.num.messages", "1");
+    }
+    let context = KafkaContext { name: "relay", board: relay.board.clone(), brokers: relay.brokers.clone() };
+    config.create_with_context(Deliveries { context, alone, generation, to: to.clone() })
+}
+
+fn refusal(error: &KafkaError, topic: &str) -> Refusal {
+    let code = error.rdkafka_error_code();
+    let collateral = matches!(
+        code,
+        Some(
+            Code::Fatal
+                | Code::GaplessGuarantee
+                | Code::PurgeQueue
+                | Code::PurgeInflight
+                | Code::OutOfOrderSequenceNumber
+                | Code::UnknownProducerId
+                | Code::InvalidProducerEpoch
+        )
+    );
+    let whole_topic = matches!(
+        code,
+        Some(
+            Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed
+                | Code::InvalidTopic
+        )
+    );
+    let reason = match code {
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
+            format!("topic `{topic}` does not exist; `tidemill topics apply` makes the topics of the manifests")
+        }
+        Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize) => {
+            format!("the record is larger than topic `{topic}` takes; raise its max.message.bytes")
+        }
+        Some(Code::TopicAuthorizationFailed) => format!("this login may not write to topic `{topic}`"),
+        _ => format!("the broker refuses it: {error}"),
+    };
+    Refusal { reason, collateral, whole_topic, full: code == Some(Code::QueueFull) }
+}

@@ -1,0 +1,135 @@
+//! What can go wrong with the database, sorted by whose fault it is.
+
+use tokio_postgres::error::{DbError, Severity, SqlState};
+
+/// The database cannot be reached, or gave up for reasons of its own. Never the handler's fault.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// Why the database cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NotReady {
+    /// It does not answer, or is not prepared yet: waiting may help.
+    #[error("{0}")]
+    Away(String),
+    /// Guests would not be walled in under this login.
+    #[error(
+        "TIDEMILL_DATABASE_URL logs in as `{0}`, a superuser or one that bypasses row-level security: guests could do anything. \
+         Name another user there; `tidemill migrate` makes it"
+    )]
+    Login(String),
+}
+
+/// Why a statement of a unit failed. Mirrors `tidemill:sql/sql.error-kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatementErrorKind {
+    /// An earlier call of this unit failed.
+    TransactionFailed,
+    /// The statement gate refused it.
+    Refused,
+    /// A parameter does not fit.
+    Parameter,
+    /// A constraint refused the change.
+    Constraint,
+    /// PostgreSQL refused the statement for another reason.
+    Statement,
+    /// A limit was exceeded.
+    Limit,
+    /// The database could not be reached or gave up for reasons of its own.
+    Unavailable,
+}
+
+/// A failed statement; the unit is doomed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct StatementError {
+    /// Whose fault it is.
+    pub kind: StatementErrorKind,
+    /// For people.
+    pub message: String,
+    /// PostgreSQL's SQLSTATE, where the server answered.
+    pub sqlstate: Option<String>,
+    /// The constraint that refused the change.
+    pub constraint: Option<String>,
+}
+
+impl StatementError {
+    /// An error that did not come from the server.
+    pub fn new(kind: StatementErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), sqlstate: None, constraint: None }
+    }
+
+    /// Whether the database, not the handler, is at fault.
+    pub fn is_host_fault(&self) -> bool {
+        self.kind == StatementErrorKind::Unavailable
+    }
+}
+
+impl From<Unavailable> for StatementError {
+    fn from(error: Unavailable) -> Self {
+        Self::new(StatementErrorKind::Unavailable, error.0)
+    }
+}
+
+impl From<tokio_postgres::Error> for StatementError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(db) => from_server(db),
+            None => Self::new(StatementErrorKind::Unavailable, describe(&error)),
+        }
+    }
+}
+
+fn from_server(db: &DbError) -> StatementError {
+    let code = db.code();
+    let class = code.code().get(..2).unwrap_or_default();
+    let kind = match code {
+        // statement_timeout; the host cancels only after it has given the unit up.
+        c if *c == SqlState::QUERY_CANCELED => StatementErrorKind::Limit,
+        c if *c == SqlState::IN_FAILED_SQL_TRANSACTION => StatementErrorKind::TransactionFailed,
+        c if *c == SqlState::LOCK_NOT_AVAILABLE => StatementErrorKind::Unavailable,
+        // 40: deadlock, serialization; 08, 53, 57, 58: connection, resources, operator, system.
+        _ if matches!(class, "40" | "08" | "53" | "57" | "58") => StatementErrorKind::Unavailable,
+        _ if class == "23" => StatementErrorKind::Constraint,
+        _ => StatementErrorKind::Statement,
+    };
+    let message = match (kind, db.detail()) {
+        (StatementErrorKind::Limit, _) => "the statement ran longer than the limit `sql_time`".to_owned(),
+        // The detail of a constraint violation quotes the row's values: those belong to the caller's data, not to logs.
+        (_, _) => db.message().to_owned(),
+    };
+    StatementError { kind, message, sqlstate: Some(code.code().to_owned()), constraint: db.constraint().map(str::to_owned) }
+}
+
+/// Why a unit did not commit, or may not have.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommitError {
+    /// The unit was doomed by an earlier failure; it has been rolled back.
+    #[error("{0}")]
+    Doomed(StatementError),
+    /// The database refused at the end (a deferred constraint, for instance); nothing of the unit exists.
+    #[error("the database refused the unit at its end: {0}")]
+    Refused(StatementError),
+    /// The connection or the server failed; nothing of the unit exists.
+    #[error("{0}")]
+    Failed(String),
+    /// The connection broke after COMMIT was sent and the outcome could not be learned in time: it may or may not exist.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// One line for a person, with the cause that tokio-postgres keeps in `source`.
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
+    use std::error::Error;
+    match (error.as_db_error(), error.source()) {
+        (Some(db), _) => format!("PostgreSQL: {}", db.message()),
+        (None, Some(source)) => format!("PostgreSQL: {error}: {source}"),
+        (None, None) => format!("PostgreSQL: {error}"),
+    }
+}
+
+/// Whether the server has said for certain that the transaction is aborted (an ERROR, as opposed to FATAL or a lost connection).
+pub(crate) fn is_plain_error(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|db| matches!(db.parsed_severity(), Some(Severity::Error)))
+}

@@ -1,0 +1,278 @@
+//! Connections to PostgreSQL under the runtime login, lent one at a time.
+//!
+//! A small pool of our own, because a unit of work needs what general pools do not give: a connection whose transaction did not end
+//! cleanly is thrown away, never cleaned up; prepared statements are kept per (handler revision, text); a running statement can be
+//! cancelled when its invocation is over.
+
+use super::error::{NotReady, Unavailable, describe};
+use super::unit::HostStatements;
+use crate::telemetry::lock;
+use futures_util::future;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::{CancelToken, Client, NoTls, Statement};
+
+/// How many distinct statements one connection keeps prepared before it starts afresh.
+const STATEMENTS_PER_CONNECTION: usize = 1_000;
+
+/// How the pool connects.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Connections at most.
+    pub connections: usize,
+    /// How long a connection may take to be made or lent before the database counts as unavailable.
+    pub patience: Duration,
+    /// `lock_timeout` of every connection.
+    pub lock_timeout: Duration,
+    /// `idle_in_transaction_session_timeout`: a unit whose host froze gives its locks up after this long.
+    pub idle_in_transaction: Duration,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self {
+            connections: 16,
+            patience: Duration::from_secs(5),
+            lock_timeout: Duration::from_secs(5),
+            idle_in_transaction: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The pool. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: tokio_postgres::Config,
+    options: PoolOptions,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// One connection and what is prepared on it.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) cancel: CancelToken,
+    pub(super) host: HostStatements,
+    scopes: HashMap<u64, ScopeStatements>,
+    prepared: usize,
+}
+
+/// What is prepared for one handler revision.
+pub(super) struct ScopeStatements {
+    pub(super) xid: Statement,
+    pub(super) resume: Statement,
+    texts: HashMap<Box<str>, Statement>,
+}
+
+impl Connection {
+    /// What is prepared for `scope` (a handler revision).
+    pub(super) fn scope(&self, scope: u64) -> Option<&ScopeStatements> {
+        self.scopes.get(&scope)
+    }
+
+    /// The handler's statement `text`, if it is prepared.
+    pub(super) fn cached(&self, scope: u64, text: &str) -> Option<Statement> {
+        self.scopes.get(&scope)?.texts.get(text).cloned()
+    }
+
+    /// Keeps the statements that every unit of `scope` needs.
+    pub(super) fn keep_scope(&mut self, scope: u64, xid: Statement, resume: Statement) {
+        self.scopes.insert(scope, ScopeStatements { xid, resume, texts: HashMap::new() });
+    }
+
+    /// Keeps a statement of the handler.
+    pub(super) fn keep(&mut self, scope: u64, text: &str, statement: Statement) {
+        if self.prepared >= STATEMENTS_PER_CONNECTION {
+            self.scopes.values_mut().for_each(|scope| scope.texts.clear());
+            self.prepared = 0;
+        }
+        if let Some(scope) = self.scopes.get_mut(&scope) {
+            self.prepared += 1;
+            scope.texts.insert(text.into(), statement);
+        }
+    }
+}
+
+impl Pool {
+    /// A pool for `url` (`postgres://…` or key=value). Connects at the first use; fails only if the URL makes no sense.
+    pub fn new(url: &str, options: PoolOptions) -> anyhow::Result<Self> {
+        let mut config = parse_url(url)?;
+        let own = format!(
+            "-c lock_timeout={} -c idle_in_transaction_session_timeout={} -c default_transaction_isolation=read\\ committed -c search_path=pg_catalog",
+            options.lock_timeout.as_millis(),
+            options.idle_in_transaction.as_millis(),
+        );
+        let all = match config.get_options() {
+            Some(given) => format!("{own} {given}"),
+            None => own,
+        };
+        config.options(all).connect_timeout(options.patience).tcp_user_timeout(Duration::from_secs(10));
+        if config.get_application_name().is_none() {
+            config.application_name("tidemill");
+        }
+        let permits = Arc::new(Semaphore::new(options.connections));
+        Ok(Self { shared: Arc::new(Shared { config, options, permits, idle: Mutex::new(Vec::new()) }) })
+    }
+
+    /// The login name of the pool's connections.
+    pub fn user(&self) -> &str {
+        self.shared.config.get_user().unwrap_or("")
+    }
+
+    /// Borrows a connection, waiting for one if all are lent.
+    pub async fn lend(&self) -> Result<Lease, Unavailable> {
+        let waiting = self.shared.permits.clone().acquire_owned();
+        let permit = match tokio::time::timeout(self.shared.options.patience, waiting).await {
+            Ok(Ok(permit)) => permit,
+            _ => {
+                return Err(Unavailable(format!("all {} database connections are busy", self.shared.options.connections)));
+            }
+        };
+        // A connection that the server closed while it was idle is noticed here, not by the guest.
+        let idle = std::iter::from_fn(|| lock(&self.shared.idle).pop()).find(|c| !c.client.is_closed());
+        let connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let client = self.connect().await?;
+                let host = self.greet(&client).await.map_err(|error| Unavailable(error.to_string()))?;
+                Connection { cancel: client.cancel_token(), client, host, scopes: HashMap::new(), prepared: 0 }
+            }
+        };
+        Ok(Lease { connection: Some(connection), pool: self.clone(), _permit: permit })
+    }
+
+    /// Makes a connection outside the pool's count, for the questions that must not wait behind units.
+    pub(super) async fn connect(&self) -> Result<Client, Unavailable> {
+        let connecting = self.shared.config.connect(NoTls);
+        let (client, driver) = match tokio::time::timeout(self.shared.options.patience, connecting).await {
+            Ok(Ok(pair)) => pair,
+            Ok(Err(error)) => {
+                self.forget_idle();
+                return Err(Unavailable(describe(&error)));
+            }
+            Err(_) => {
+                return Err(Unavailable(format!("PostgreSQL did not answer within {:?}", self.shared.options.patience)));
+            }
+        };
+        tokio::spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(error = %describe(&error), "a database connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    /// Whether the database answers a host that is prepared for it, on a connection of its own: units may have all others.
+    pub async fn check(&self) -> Result<(), NotReady> {
+        let away = |error: Unavailable| NotReady::Away(error.0);
+        let client = self.connect().await.map_err(away)?;
+        let patience = self.shared.options.patience;
+        match tokio::time::timeout(patience, self.greet(&client)).await {
+            Ok(greeted) => greeted.map(drop),
+            Err(_) => Err(NotReady::Away(format!("PostgreSQL did not answer within {patience:?}"))),
+        }
+    }
+
+    /// What happens once on a new connection: it is refused if no guest may run under its login, else the host's statements are prepared.
+    async fn greet(&self, client: &Client) -> Result<HostStatements, NotReady> {
+        let login = "SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = session_user";
+        let away = |error| NotReady::Away(missing_schema(&error));
+        let (almighty, prepared) = future::join(client.query_one(login, &[]), HostStatements::prepare(client)).await;
+        match almighty.map_err(away)?.get(0) {
+            true => Err(NotReady::Login(self.user().to_owned())),
+            false => prepared.map_err(away),
+        }
+    }
+
+    /// A client of its own for a long-lived user such as the relay, with session settings of its own. It ends when dropped.
+    pub async fn dedicated(&self, setup: &str) -> Result<Client, Unavailable> {
+        let client = self.connect().await?;
+        client.batch_execute(setup).await.map_err(|error| Unavailable(describe(&error)))?;
+        Ok(client)
+    }
+
+    fn forget_idle(&self) {
+        lock(&self.shared.idle).retain(|c| !c.client.is_closed());
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.shared.options.patience
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("options", &self.shared.options).finish_non_exhaustive()
+    }
+}
+
+/// A lent connection. Dropping it closes the connection (and with it whatever transaction is open); only [`Lease::give_back`] keeps it.
+pub struct Lease {
+    connection: Option<Connection>,
+    pool: Pool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        // The connection leaves only in `give_back`, which ends the lease's use.
+        #[expect(clippy::expect_used, reason = "give_back is the last use of a lease")]
+        self.connection.as_mut().expect("the lease was given back")
+    }
+
+    /// The client of this connection.
+    pub fn client(&mut self) -> &Client {
+        &self.connection().client
+    }
+
+    /// Returns the connection to the pool. Only for one with no transaction open and no answer outstanding.
+    pub fn give_back(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && !connection.client.is_closed()
+        {
+            lock(&self.pool.shared.idle).push(connection);
+        }
+    }
+}
+
+/// Where a configuration points, without its secrets.
+fn place(config: &tokio_postgres::Config) -> String {
+    use tokio_postgres::config::Host;
+    let ports = config.get_ports();
+    let hosts = config.get_hosts().iter().enumerate().map(|(i, host)| match host {
+        Host::Tcp(name) => format!("{name}:{}", ports.get(i).or(ports.first()).copied().unwrap_or(5432)),
+        Host::Unix(folder) => folder.display().to_string(),
+    });
+    hosts.collect::<Vec<_>>().join(",")
+}
+
+/// Why a connection could not be made, with the way out.
+pub(super) fn unreachable(config: &tokio_postgres::Config, error: &tokio_postgres::Error, variable: &str) -> String {
+    format!("{} (at {}); check {variable} and that the server runs", describe(error), place(config))
+}
+
+/// The usual reason why the host's own statements cannot be prepared, with the way out.
+fn missing_schema(error: &tokio_postgres::Error) -> String {
+    use tokio_postgres::error::SqlState;
+    match error.code() {
+        Some(code)
+            if [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::INSUFFICIENT_PRIVILEGE].contains(code) =>
+        {
+            format!("{}: the database is not prepared for this login; run `tidemill migrate`", describe(error))
+        }
+        _ => describe(error),
+    }
+}
+
+/// Parses a connection URL; the error never repeats it, since it holds a password.
+pub(super) fn parse_url(url: &str) -> anyhow::Result<tokio_postgres::Config> {
+    url.parse::<tokio_postgres::Config>().map_err(|error| {
+        anyhow::anyhow!("the database URL is not valid ({error}); it looks like postgres://user:password@host:5432/database")
+    })
+}

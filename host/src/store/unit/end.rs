@@ -1,0 +1,133 @@
+//! The end of a unit: everything at once, or nothing.
+
+use super::{Unit, lease};
+use crate::store::error::{CommitError, StatementError, describe, is_plain_error};
+use crate::store::outbox::Columns;
+use crate::store::outcome;
+use futures_util::future;
+use std::time::Duration;
+use tokio_postgres::NoTls;
+
+impl Unit {
+    /// Ends the unit, keeping everything. When this returns `Ok`, it is committed; `Ok(true)` if it has left rows in the outbox.
+    pub async fn commit(mut self) -> Result<bool, CommitError> {
+        if let Some(error) = self.doomed.take() {
+            self.rollback().await;
+            return Err(CommitError::Doomed(error));
+        }
+        if !self.began && self.outbox.is_empty() {
+            return Ok(false);
+        }
+        let published = !self.outbox.is_empty();
+        if published && self.xid.is_none() {
+            // The flush is the first write: its id must come back before COMMIT goes out.
+            if let Err(error) = self.flush().await {
+                return Err(self.refused(error).await);
+            }
+        }
+        self.finish().await.map(|()| published)
+    }
+
+    /// Writes the outbox rows and learns the transaction's id, without ending the transaction.
+    async fn flush(&mut self) -> Result<(), StatementError> {
+        let events = std::mem::take(&mut self.outbox);
+        let columns = Columns::new(&events);
+        let (began, assumed, scope) = (self.began, self.assumed, self.context.scope);
+        let connection = lease(&mut self.lease, &self.pool).await?.connection();
+        let client = &connection.client;
+        self.busy = true;
+        let begin = async { if began { Ok(()) } else { client.batch_execute("BEGIN").await } };
+        let resume = connection.scope(scope).filter(|_| assumed).map(|scope| &scope.resume);
+        let (begun, flushed, id) =
+            future::join3(begin, connection.host.flush(client, resume, &columns), client.query_one(&connection.host.xid, &[]))
+                .await;
+        self.busy = false;
+        begun?;
+        self.began = true;
+        self.assumed = false;
+        flushed?;
+        self.xid = id?.get(0);
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<(), CommitError> {
+        let events = std::mem::take(&mut self.outbox);
+        let columns = Columns::new(&events);
+        let assumed = self.assumed;
+        let Some(mut lease) = self.lease.take() else {
+            return Err(CommitError::Failed("the unit lost its connection".to_owned()));
+        };
+        let connection = lease.connection();
+        let (client, host) = (&connection.client, &connection.host);
+        let resume = connection.scope(self.context.scope).filter(|_| assumed).map(|scope| &scope.resume);
+        let flush = async {
+            match events.is_empty() {
+                true => client.execute(&host.constraints, &[]).await.map(drop),
+                false => host.flush(client, resume, &columns).await,
+            }
+        };
+        let ending = future::join(flush, client.batch_execute("COMMIT"));
+        let ended = tokio::time::timeout(self.context.outcome_patience, ending).await;
+        // Silence is like a lost connection: what became of COMMIT must be asked.
+        let Ok((flushed, committed)) = ended else {
+            drop(lease);
+            return self.ask("the database did not answer COMMIT in time", !events.is_empty()).await;
+        };
+        let error = match (flushed, committed) {
+            (Ok(()), Ok(())) => {
+                lease.give_back();
+                return Ok(());
+            }
+            // An ERROR before COMMIT: the server has answered it with ROLLBACK, whatever COMMIT's answer looked like.
+            (Err(error), Ok(())) if is_plain_error(&error) => {
+                lease.give_back();
+                return Err(CommitError::Refused(error.into()));
+            }
+            (Err(error), _) | (_, Err(error)) => error,
+        };
+        drop(lease);
+        self.ask(&describe(&error), !events.is_empty()).await
+    }
+
+    /// Learns the outcome after COMMIT was sent and its answer was lost.
+    async fn ask(&self, error: &str, flushed: bool) -> Result<(), CommitError> {
+        match (&self.xid, self.wrote || flushed) {
+            (Some(xid), true) => {
+                tracing::warn!(error, xid, "the connection broke around a commit; asking for its outcome");
+                outcome::learn(&self.pool, xid, self.context.outcome_patience).await
+            }
+            _ => Err(CommitError::Failed(error.to_owned())),
+        }
+    }
+
+    async fn refused(self, error: StatementError) -> CommitError {
+        self.rollback().await;
+        match error.is_host_fault() {
+            true => CommitError::Failed(error.message),
+            false => CommitError::Refused(error),
+        }
+    }
+
+    /// Ends the unit, keeping nothing.
+    pub async fn rollback(mut self) {
+        let Some(mut lease) = self.lease.take() else { return };
+        if !self.began && !self.busy {
+            lease.give_back();
+            return;
+        }
+        // In the background: the caller's answer need not wait for it, and COMMIT was never sent.
+        let busy = self.busy;
+        tokio::spawn(async move {
+            let connection = lease.connection();
+            let ending = async {
+                if busy {
+                    connection.cancel.cancel_query(NoTls).await?;
+                }
+                connection.client.batch_execute("ROLLBACK").await
+            };
+            if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(2), ending).await {
+                lease.give_back();
+            }
+        });
+    }
+}

@@ -1,0 +1,249 @@
+//! The unit of work: one invocation, one transaction (promises 1 and 2 of the contract).
+//!
+//! Round trips decide how long a request takes, so everything that can ride along does: BEGIN, the role and the first statement are
+//! one trip; the end of the unit (constraints, key locks, outbox rows, COMMIT) is another. PostgreSQL executes a pipeline in order, and
+//! in an aborted transaction everything after the error fails with 25P02, except COMMIT, which answers as if nothing were wrong. So a
+//! unit counts as committed only if no statement of it failed and the one directly before COMMIT succeeded.
+
+mod end;
+mod statements;
+mod types;
+
+pub(super) use statements::HostStatements;
+pub use types::{Param, RawColumn, Rows, StatementText, UnitContext};
+
+use super::error::{StatementError, StatementErrorKind as Kind, Unavailable};
+use super::inbox::{Identity, Scope};
+use super::outbox::Envelope;
+use super::{Lease, Pool};
+use futures_util::future;
+use statements::{Opening, RESUME, XID, collect};
+use std::collections::HashSet;
+use tokio_postgres::Statement;
+use tokio_postgres::types::Type;
+
+/// One invocation's transaction. It is opened at the first need, and whatever happens to it, [`Unit::commit`] or [`Unit::rollback`] says so;
+/// dropping it closes its connection, which rolls back.
+pub struct Unit {
+    pool: Pool,
+    context: UnitContext,
+    lease: Option<Lease>,
+    began: bool,
+    assumed: bool,
+    /// A statement is under way (its future was dropped if this is still set at the end).
+    busy: bool,
+    doomed: Option<StatementError>,
+    wrote: bool,
+    xid: Option<String>,
+    outbox: Vec<Envelope>,
+    keys: HashSet<Vec<u8>>,
+}
+
+impl Unit {
+    /// A unit that has not opened anything yet.
+    pub fn new(pool: Pool, context: UnitContext) -> Self {
+        Self {
+            pool,
+            context,
+            lease: None,
+            began: false,
+            assumed: false,
+            busy: false,
+            doomed: None,
+            wrote: false,
+            xid: None,
+            outbox: Vec::new(),
+            keys: HashSet::new(),
+        }
+    }
+
+    /// The failure that doomed this unit, if one did.
+    pub fn doomed(&self) -> Option<&StatementError> {
+        self.doomed.as_ref()
+    }
+
+    /// Dooms the unit and returns the error, for the caller to pass on. The first failure is the one that counts.
+    pub fn doom(&mut self, error: StatementError) -> StatementError {
+        self.doomed.get_or_insert_with(|| error.clone());
+        error
+    }
+
+    /// Fails if an earlier call has failed.
+    pub fn ensure_sound(&self) -> Result<(), StatementError> {
+        match &self.doomed {
+            None => Ok(()),
+            Some(first) => Err(StatementError::new(
+                Kind::TransactionFailed,
+                format!("an earlier call of this invocation failed, so nothing of it will be kept: {}", first.message),
+            )),
+        }
+    }
+
+    /// Notes a batch of events as handled, before anything else of the unit, and returns the positions of those that were not yet.
+    pub async fn note(&mut self, scope: Scope, identities: &[Identity]) -> Result<Vec<usize>, StatementError> {
+        let noted = self.note_inner(scope, identities).await;
+        noted.map_err(|error| self.doom(error))
+    }
+
+    async fn note_inner(&mut self, scope: Scope, identities: &[Identity]) -> Result<Vec<usize>, StatementError> {
+        // A copy within the batch is one as well, whatever its day.
+        let mut seen = HashSet::new();
+        let firsts: Vec<usize> =
+            (0..identities.len()).filter(|&i| seen.insert((&identities[i].source, &identities[i].id))).collect();
+        let buckets: Vec<i32> = firsts.iter().map(|&i| identities[i].bucket).collect();
+        let sources: Vec<&str> = firsts.iter().map(|&i| identities[i].source.as_str()).collect();
+        let ids: Vec<&str> = firsts.iter().map(|&i| identities[i].id.as_str()).collect();
+
+        let connection = lease(&mut self.lease, &self.pool).await?.connection();
+        let (client, host) = (&connection.client, &connection.host);
+        self.busy = true;
+        let (begun, rows, id) = future::join3(
+            client.batch_execute("BEGIN"),
+            client.query(&host.note, &[&scope.0, &buckets, &sources, &ids]),
+            client.query_one(&host.xid, &[]),
+        )
+        .await;
+        self.busy = false;
+        begun?;
+        self.began = true;
+        let rows = rows?;
+        self.xid = id?.get(0);
+        self.wrote = true;
+        Ok(rows
+            .iter()
+            .filter_map(|row| usize::try_from(row.get::<_, i64>(0)).ok())
+            .filter_map(|n| firsts.get(n).copied())
+            .collect())
+    }
+
+    /// Runs one statement of the handler. `encode` turns the handler's values into parameters of the types that the server inferred.
+    pub async fn run(
+        &mut self,
+        statement: &StatementText,
+        encode: impl FnOnce(&[Type]) -> Result<Vec<Param>, String>,
+    ) -> Result<Rows, StatementError> {
+        self.ensure_sound()?;
+        let ran = self.run_inner(statement, encode).await;
+        ran.inspect_err(|error| {
+            // The operator's copy names the statement; its values are in the parameters, which nobody logs.
+            let message = format!("{} in: {}", error.message, excerpt(&statement.text));
+            self.doom(StatementError { message, ..error.clone() });
+        })
+    }
+
+    async fn run_inner(
+        &mut self,
+        statement: &StatementText,
+        encode: impl FnOnce(&[Type]) -> Result<Vec<Param>, String>,
+    ) -> Result<Rows, StatementError> {
+        let text: &str = &statement.text;
+        let prepared = match lease(&mut self.lease, &self.pool).await?.connection().cached(self.context.scope, text) {
+            Some(prepared) => prepared,
+            None => self.prepare(text).await?,
+        };
+        let params = encode(prepared.params()).map_err(|message| StatementError::new(Kind::Parameter, message))?;
+        // The transaction's id must be known before COMMIT is sent; it rides behind the first statement that may have drawn one.
+        let ask_xid = statement.writes && self.xid.is_none();
+        let opening = self.opening();
+        let limit = self.context.sql_result;
+        self.busy = true;
+        let connection = lease(&mut self.lease, &self.pool).await?.connection();
+        let client = &connection.client;
+        let xid = connection.scope(self.context.scope).filter(|_| ask_xid).map(|scope| &scope.xid);
+        let asked = async {
+            match xid {
+                Some(xid) => client.query_one(xid, &[]).await.map(|row| row.get::<_, Option<String>>(0)),
+                None => Ok(None),
+            }
+        };
+        let (opened, rows, id) = future::join3(opening.send(connection), collect(client, &prepared, &params, limit), asked).await;
+        self.busy = false;
+        self.opened(opened)?;
+        // The statement's own error says more than the 25P02 that follows from it.
+        let rows = rows??;
+        if ask_xid {
+            self.xid = id?;
+        }
+        self.wrote |= statement.writes;
+        Ok(rows)
+    }
+
+    /// Prepares a statement of the handler on this unit's connection, inside the unit: names mean what they mean to its role.
+    async fn prepare(&mut self, text: &str) -> Result<Statement, StatementError> {
+        let opening = self.opening();
+        let scope = self.context.scope;
+        self.busy = true;
+        let connection = lease(&mut self.lease, &self.pool).await?.connection();
+        let client = &connection.client;
+        let known = connection.scope(scope).is_some();
+        let common = async {
+            match known {
+                true => Ok(None),
+                false => future::try_join(client.prepare(XID), client.prepare(RESUME)).await.map(Some),
+            }
+        };
+        let (opened, common, prepared) = future::join3(opening.send(connection), common, client.prepare(text)).await;
+        if let Ok(Some((xid, resume))) = common {
+            connection.keep_scope(scope, xid, resume);
+        }
+        if let Ok(prepared) = &prepared {
+            connection.keep(scope, text, prepared.clone());
+        }
+        self.busy = false;
+        self.opened(opened)?;
+        Ok(prepared?)
+    }
+
+    /// What is still to be said before the handler's next statement.
+    fn opening(&self) -> Opening {
+        Opening { begin: !self.began, assume: (!self.assumed).then(|| self.context.clone()) }
+    }
+
+    fn opened(&mut self, opened: Result<(), StatementError>) -> Result<(), StatementError> {
+        // Even a failed opening may have begun: the rollback must be sent.
+        self.began = true;
+        opened?;
+        self.assumed = true;
+        Ok(())
+    }
+
+    /// Adds an event to the unit.
+    pub fn publish(&mut self, event: Envelope) -> Result<(), StatementError> {
+        self.ensure_sound()?;
+        self.keys.extend(event.key.clone());
+        self.outbox.push(event);
+        Ok(())
+    }
+
+    /// How many distinct keys the unit's events have so far, and whether this is one of them. Each key is a lock at the end.
+    pub fn published_keys(&self, key: &[u8]) -> (usize, bool) {
+        (self.keys.len(), self.keys.contains(key))
+    }
+
+    /// How many events the unit publishes so far.
+    pub fn published(&self) -> usize {
+        self.outbox.len()
+    }
+}
+
+impl std::fmt::Debug for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unit").field("began", &self.began).field("doomed", &self.doomed).finish_non_exhaustive()
+    }
+}
+
+/// The connection of a unit, lent at the first need.
+async fn lease<'a>(held: &'a mut Option<Lease>, pool: &Pool) -> Result<&'a mut Lease, Unavailable> {
+    match held {
+        Some(lease) => Ok(lease),
+        None => Ok(held.insert(pool.lend().await?)),
+    }
+}
+
+/// Enough of a statement to find it in the handler's source.
+fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

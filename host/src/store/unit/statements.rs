@@ -1,0 +1,118 @@
+//! The host's own statements around a handler's, and how they travel together.
+
+use super::types::{Param, Rows, UnitContext};
+use crate::store::error::{StatementError, StatementErrorKind as Kind, describe};
+use crate::store::inbox;
+use crate::store::outbox::{self, Columns};
+use crate::store::pool::Connection;
+use futures_util::{StreamExt, future, pin_mut};
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+
+/// Sets the unit's role and settings; `SET LOCAL` in a form that is prepared once.
+const ASSUME: &str = "SELECT set_config('role', $1, true), set_config('search_path', $2, true), \
+     set_config('tidemill.subject', $3, true), set_config('statement_timeout', $4, true)";
+/// Back to the login role, for the host's own rows at the end. The search path goes back as well: a plan prepared under one path is made
+/// anew under another, so each statement here is prepared under the path that it runs with.
+pub(super) const RESUME: &str = "SELECT set_config('role', 'none', true), set_config('search_path', 'pg_catalog', true)";
+pub(super) const XID: &str = "SELECT pg_current_xact_id_if_assigned()::text";
+const CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+
+/// Runs a prepared statement and keeps its rows, up to `limit` bytes.
+pub(super) async fn collect(
+    client: &tokio_postgres::Client,
+    statement: &Statement,
+    params: &[Param],
+    limit: usize,
+) -> Result<Result<Rows, StatementError>, tokio_postgres::Error> {
+    let stream = client.query_raw(statement, params).await?;
+    pin_mut!(stream);
+    let mut rows = Vec::new();
+    let mut size = 0;
+    while let Some(row) = stream.next().await {
+        let row = row?;
+        size += row.raw_size_bytes();
+        if size > limit {
+            let message =
+                format!("the result is larger than the limit `sql_result` ({limit} bytes); select less or page through it");
+            return Ok(Err(StatementError::new(Kind::Limit, message)));
+        }
+        rows.push(row);
+    }
+    let affected = stream.rows_affected().unwrap_or(rows.len() as u64);
+    let columns = statement.columns().iter().map(|c| (c.name().to_owned(), c.type_().clone())).collect();
+    Ok(Ok(Rows { columns, rows, affected }))
+}
+
+/// What a unit says before the handler's first statement, in the same trip.
+pub(super) struct Opening {
+    pub(super) begin: bool,
+    pub(super) assume: Option<UnitContext>,
+}
+
+impl Opening {
+    pub(super) async fn send(&self, connection: &Connection) -> Result<(), StatementError> {
+        let client = &connection.client;
+        let begin = async { if self.begin { client.batch_execute("BEGIN").await } else { Ok(()) } };
+        let assume = async {
+            let Some(context) = &self.assume else { return Ok(()) };
+            let role: &str = &context.role;
+            let path = format!("\"{}\", pg_temp", context.schema);
+            let timeout = context.sql_time.as_millis().to_string();
+            let params: [&(dyn ToSql + Sync); 4] = [&role, &path, &context.subject, &timeout];
+            client.query_one(&connection.host.assume, &params).await.map(drop).map_err(|error| (error, role))
+        };
+        let (begun, assumed) = future::join(begin, assume).await;
+        begun?;
+        assumed.map_err(|(error, role)| {
+            let advice = format!("{}; `tidemill migrate` makes the role `{role}` and grants it to the login", describe(&error));
+            StatementError::new(Kind::Unavailable, advice)
+        })
+    }
+}
+
+/// The host's own statements around a handler's, prepared when a connection is made.
+pub(in crate::store) struct HostStatements {
+    pub(super) note: Statement,
+    pub(super) xid: Statement,
+    assume: Statement,
+    pub(super) constraints: Statement,
+    locks: Statement,
+    insert: Statement,
+}
+
+impl HostStatements {
+    pub(in crate::store) async fn prepare(client: &tokio_postgres::Client) -> Result<Self, tokio_postgres::Error> {
+        let [note, xid, assume, constraints, locks, insert] =
+            [inbox::NOTE, XID, ASSUME, CONSTRAINTS, outbox::KEY_LOCKS, outbox::INSERT].map(|text| client.prepare(text));
+        let (note, xid, assume) = future::try_join3(note, xid, assume).await?;
+        let (constraints, locks, insert) = future::try_join3(constraints, locks, insert).await?;
+        Ok(Self { note, xid, assume, constraints, locks, insert })
+    }
+
+    /// Sends the end of a unit in the one lock order: constraints, key locks, rows. The first error is the one that counts.
+    pub(super) async fn flush(
+        &self,
+        client: &tokio_postgres::Client,
+        resume: Option<&Statement>,
+        columns: &Columns<'_>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let constraints = client.execute(&self.constraints, &[]);
+        let resume = async {
+            match resume {
+                Some(resume) => client.query_one(resume, &[]).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let locks = async {
+            match columns.locks.is_empty() {
+                true => Ok(()),
+                false => client.query(&self.locks, &[&columns.locks]).await.map(drop),
+            }
+        };
+        let params = columns.params();
+        let insert = client.execute(&self.insert, &params);
+        let (constraints, resume, locks, insert) = future::join4(constraints, resume, locks, insert).await;
+        constraints.map(drop).and(resume).and(locks).and(insert.map(drop))
+    }
+}

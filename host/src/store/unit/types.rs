@@ -1,0 +1,94 @@
+//! What goes into a unit and what comes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_postgres::Row;
+use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type};
+
+/// Under whose name a unit runs.
+#[derive(Debug, Clone)]
+pub struct UnitContext {
+    /// The handler's database role.
+    pub role: Arc<str>,
+    /// The app's schema.
+    pub schema: Arc<str>,
+    /// Whom row-level security sees as `tidemill.subject`; empty for events.
+    pub subject: String,
+    /// Identifies the handler's revision among the prepared statements of a connection; never 0, which is the host.
+    pub scope: u64,
+    /// `statement_timeout`.
+    pub sql_time: Duration,
+    /// The size of one result, in bytes.
+    pub sql_result: usize,
+    /// How long to ask for the outcome of a COMMIT whose answer was lost.
+    pub outcome_patience: Duration,
+}
+
+/// A statement that the gate has let through.
+#[derive(Debug, Clone)]
+pub struct StatementText {
+    /// The text that goes to the server.
+    pub text: Arc<str>,
+    /// Whether it may write.
+    pub writes: bool,
+}
+
+/// A parameter, encoded for the type that the server inferred.
+#[derive(Debug)]
+pub enum Param {
+    /// NULL.
+    Null,
+    /// In PostgreSQL's binary format.
+    Binary(Vec<u8>),
+    /// In PostgreSQL's text format.
+    Text(String),
+}
+
+impl ToSql for Param {
+    fn to_sql(&self, _: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Null => return Ok(IsNull::Yes),
+            Self::Binary(bytes) => out.extend_from_slice(bytes),
+            Self::Text(text) => out.extend_from_slice(text.as_bytes()),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        match self {
+            Self::Text(_) => Format::Text,
+            _ => Format::Binary,
+        }
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
+
+/// A column as PostgreSQL's binary format gives it.
+#[derive(Debug)]
+pub struct RawColumn<'a>(pub &'a [u8]);
+
+impl<'a> FromSql<'a> for RawColumn<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+/// What a statement gave.
+#[derive(Debug)]
+pub struct Rows {
+    /// Names and types of the columns.
+    pub columns: Vec<(String, Type)>,
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// Rows inserted, changed, deleted or selected.
+    pub affected: u64,
+}

@@ -1,0 +1,142 @@
+//! The host's metrics, in the OpenMetrics text format (`/metrics`).
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Labels of one request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HttpLabels {
+    /// The handler that answered, or empty where no route matched.
+    pub handler: String,
+    /// The HTTP status.
+    pub status: u16,
+}
+
+/// Labels of one invocation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    /// The handler.
+    pub handler: String,
+    /// `ok`, or the kind of failure.
+    pub outcome: &'static str,
+}
+
+/// Labels of one partition of one consumer group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartitionLabels {
+    /// The consumer group.
+    pub group: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+}
+
+/// Labels of one topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TopicLabels {
+    /// The topic.
+    pub topic: String,
+}
+
+/// All metrics of the process. Names follow the Prometheus conventions; units are in the names.
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered on the public port.
+    pub http_requests: Family<HttpLabels, Counter>,
+    /// Seconds from a request's arrival to its answer.
+    pub http_seconds: Histogram,
+    /// Guest invocations by outcome.
+    pub invocations: Family<OutcomeLabels, Counter>,
+    /// Events that a group has handled (committed).
+    pub events_handled: Family<PartitionLabels, Counter>,
+    /// Events that were in the inbox already.
+    pub events_duplicate: Family<PartitionLabels, Counter>,
+    /// Events of types that the handler does not ask for.
+    pub events_skipped: Family<PartitionLabels, Counter>,
+    /// 1 while a partition is paused because its batch fails.
+    pub partition_paused: Family<PartitionLabels, Gauge>,
+    /// Events that the broker has acknowledged.
+    pub relay_sent: Family<TopicLabels, Counter>,
+    /// Outbox rows that wait, in flight included, without those behind a stuck row, as the relay last saw it.
+    pub outbox_waiting: Gauge,
+    /// Outbox rows that the broker refuses.
+    pub outbox_stuck: Gauge,
+    /// Seconds from an event's commit to the broker's acknowledgement.
+    pub relay_seconds: Histogram,
+    /// PostgreSQL connections that are open in the pool.
+    pub database_connections: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("tidemill");
+        let buckets = || [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0].into_iter();
+        let metrics = Self {
+            http_requests: Family::default(),
+            http_seconds: Histogram::new(buckets()),
+            invocations: Family::default(),
+            events_handled: Family::default(),
+            events_duplicate: Family::default(),
+            events_skipped: Family::default(),
+            partition_paused: Family::default(),
+            relay_sent: Family::default(),
+            outbox_waiting: Gauge::default(),
+            outbox_stuck: Gauge::default(),
+            relay_seconds: Histogram::new(buckets()),
+            database_connections: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("http_requests", "Requests answered on the public port", metrics.http_requests.clone());
+        registry.register_with_unit(
+            "http_request_duration",
+            "Time from a request's arrival to its answer",
+            Unit::Seconds,
+            metrics.http_seconds.clone(),
+        );
+        registry.register("invocations", "Guest invocations by outcome", metrics.invocations.clone());
+        registry.register("events_handled", "Events handled and committed", metrics.events_handled.clone());
+        registry.register("events_duplicate", "Events that the inbox knew already", metrics.events_duplicate.clone());
+        registry.register("events_skipped", "Events of types that the handler does not ask for", metrics.events_skipped.clone());
+        registry.register(
+            "partition_paused",
+            "1 while a partition is paused because its batch fails",
+            metrics.partition_paused.clone(),
+        );
+        registry.register("relay_sent", "Events that the broker acknowledged", metrics.relay_sent.clone());
+        registry.register("outbox_waiting", "Outbox rows waiting, as the relay last saw it", metrics.outbox_waiting.clone());
+        registry.register("outbox_stuck", "Outbox rows that the broker refuses", metrics.outbox_stuck.clone());
+        registry.register_with_unit(
+            "relay_delay",
+            "Time from an event's outbox row to the broker's acknowledgement",
+            Unit::Seconds,
+            metrics.relay_seconds.clone(),
+        );
+        registry.register(
+            "database_connections",
+            "PostgreSQL connections open in the pool",
+            metrics.database_connections.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Everything as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}

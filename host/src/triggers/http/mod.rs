@@ -1,0 +1,222 @@
+//! The public port: match the route, verify the token, take a permit, run the handler, send what it answered.
+//!
+//! Every error is a problem of RFC 9457, every answer carries the request and correlation ids.
+
+pub mod auth;
+mod ids;
+mod problem;
+
+pub use auth::Verifier;
+pub use problem::Problem;
+
+use crate::bindings::http::Request as GuestRequest;
+use crate::engine::{Answer, Call, Engine, Failure, Match, Origin, Registry, RouteError};
+use crate::manifest::Auth;
+use crate::telemetry::{HttpLabels, Metrics};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use ids::Ids;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Semaphore;
+
+/// The public port's side of the host.
+pub struct HttpTrigger {
+    engine: Arc<Engine>,
+    registry: Arc<Registry>,
+    verifier: Verifier,
+    permits: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+impl HttpTrigger {
+    /// Requests for the registry's handlers, at most `concurrency` at once.
+    pub fn new(
+        engine: Arc<Engine>,
+        registry: Arc<Registry>,
+        verifier: Verifier,
+        concurrency: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { engine, registry, verifier, permits: Arc::new(Semaphore::new(concurrency)), metrics }
+    }
+
+    /// The axum router of the public port.
+    pub fn router(self) -> Router {
+        Router::new().fallback(answer).with_state(Arc::new(self))
+    }
+}
+
+async fn answer(State(trigger): State<Arc<HttpTrigger>>, request: Request) -> Response {
+    let started = Instant::now();
+    let ids = Ids::from_headers(request.headers());
+    let (handler, mut response) = match trigger.handle(request, &ids).await {
+        Ok((handler, response)) => (handler, response),
+        Err((handler, problem)) => (handler, problem.with_instance(&ids.request).into_response()),
+    };
+    ids.echo(response.headers_mut());
+    trigger.metrics.http_requests.get_or_create(&HttpLabels { handler, status: response.status().as_u16() }).inc();
+    trigger.metrics.http_seconds.observe(started.elapsed().as_secs_f64());
+    response
+}
+
+/// The handler's name (empty where none was reached) beside what is answered.
+type Answered = Result<(String, Response), (String, Problem)>;
+
+impl HttpTrigger {
+    async fn handle(&self, request: Request, ids: &Ids) -> Answered {
+        let (parts, body) = request.into_parts();
+        let found =
+            self.registry.route(parts.method.as_str(), parts.uri.path()).map_err(|error| (String::new(), no_route(error)))?;
+        let name = found.handler.name.to_string();
+        let blame = |problem| (name.clone(), problem);
+        let subject = self.subject(&found, &parts.headers).map_err(blame)?;
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| blame(overloaded()))?;
+        let limit = usize::try_from(found.handler.manifest.limits.body).unwrap_or(usize::MAX);
+        let body = read_body(body, limit).await.map_err(blame)?;
+        let guest = GuestRequest {
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
+            query: parts.uri.query().map(str::to_owned),
+            route: found.route.to_string(),
+            params: found.params,
+            headers: headers(&parts.headers),
+            body,
+            subject: subject.clone(),
+            request_id: ids.request.clone(),
+            correlation_id: ids.correlation.clone(),
+        };
+        let origin = Origin {
+            subject: subject.unwrap_or_default(),
+            correlation_id: ids.correlation.clone(),
+            causes: vec![ids.cause()],
+            rehearse: false,
+        };
+        // In a task of its own: a caller that goes away must not cut a commit in two.
+        let (engine, handler) = (self.engine.clone(), found.handler.clone());
+        let invoked = tokio::spawn(async move {
+            let answer = engine.invoke(&handler, origin, Call::Http(Box::new(guest))).await;
+            drop(permit);
+            answer
+        });
+        match invoked.await {
+            Ok(Ok(Answer::Http(response))) => to_response(response).map(|response| (name.clone(), response)).map_err(blame),
+            Ok(Ok(Answer::Events { .. })) | Err(_) => Err(blame(Problem::internal())),
+            Ok(Err(failure)) => {
+                tracing::warn!(handler = name, revision = %found.handler.revision, kind = failure.kind(), request_id = ids.request,
+                    correlation_id = ids.correlation, "{} {} failed: {failure}", parts.method, found.route);
+                Err(blame(problem_of(&failure)))
+            }
+        }
+    }
+
+    fn subject(&self, found: &Match, headers: &HeaderMap) -> Result<Option<String>, Problem> {
+        match found.auth {
+            Auth::None => Ok(None),
+            Auth::Jwt => {
+                let authorization = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+                self.verifier.verify(authorization).map(Some).map_err(|error| {
+                    Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", "The token is missing or not valid")
+                        .detail(error.to_string())
+                        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+                })
+            }
+        }
+    }
+}
+
+fn no_route(error: RouteError) -> Problem {
+    match error {
+        RouteError::NotFound => Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource"),
+        RouteError::MethodNotAllowed { allow } => {
+            let problem =
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This resource does not have that method")
+                    .detail(format!("it has {allow}"));
+            match HeaderValue::from_str(&allow) {
+                Ok(allow) => problem.header(header::ALLOW, allow),
+                Err(_) => problem,
+            }
+        }
+    }
+}
+
+fn overloaded() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests at once").retry_after(1)
+}
+
+async fn read_body(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes().into()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large")
+                .detail(format!("the limit is {limit} bytes")))
+        }
+        Err(error) => {
+            Err(Problem::new(StatusCode::BAD_REQUEST, "body-incomplete", "The body did not arrive whole")
+                .detail(error.to_string()))
+        }
+    }
+}
+
+/// What the guest sees of the headers: no credentials.
+fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let readable = headers.iter().filter(|(name, _)| **name != header::AUTHORIZATION);
+    readable
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), std::str::from_utf8(value.as_bytes()).ok()?.to_owned())))
+        .collect()
+}
+
+/// Headers about the connection are the host's.
+const HOSTS_OWN: [HeaderName; 5] =
+    [header::CONTENT_LENGTH, header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER];
+
+fn to_response(answer: crate::bindings::http::Response) -> Result<Response, Problem> {
+    let status = StatusCode::from_u16(answer.status).map_err(|_| Problem::internal())?;
+    let mut response = Response::new(Body::from(answer.body));
+    *response.status_mut() = status;
+    for (name, value) in answer.headers {
+        let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str())) else {
+            tracing::warn!(name, "a handler's response header is not valid and was left out");
+            continue;
+        };
+        if !HOSTS_OWN.contains(&name) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    Ok(response)
+}
+
+/// What a caller may know of a failure. The rest is in the log, under the same request id.
+fn problem_of(failure: &Failure) -> Problem {
+    let failed = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "handler-failed", "The handler failed; nothing was kept");
+    match failure {
+        Failure::Trap(_) | Failure::Doomed(_) | Failure::Response(_) | Failure::Returned { .. } => failed(),
+        Failure::Limit(message) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "limit-exceeded", "The handler exceeded a limit; nothing was kept")
+                .detail(message.clone())
+        }
+        Failure::Timeout(_) => {
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "handler-timeout", "The handler took too long; nothing was kept")
+                .detail(failure.to_string())
+        }
+        Failure::Refused(_) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "commit-failed", "The database refused the change; nothing was kept")
+        }
+        Failure::Unavailable(_) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "database-unavailable",
+            "The database cannot be reached; nothing was kept",
+        )
+        .retry_after(1),
+        Failure::Unknown(_) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "outcome-unknown",
+            "The connection to the database broke at the commit; the change may or may not have been made",
+        )
+        .detail("look before you repeat the request"),
+    }
+}

@@ -1,0 +1,178 @@
+//! Record → CloudEvent 1.0, by the Kafka protocol binding: structured (`content-type: application/cloudevents+json`) or binary (`ce_…`
+//! headers). A record without either that holds a structured event all the same is taken as one, so that `kcat` can be used by hand.
+
+use super::record::Record;
+use crate::bindings::events::Event;
+use crate::capabilities::publish::{Cause, is_json};
+use base64::Engine as _;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// The event of a record, or why it is none.
+pub(super) fn decode(record: &Record) -> Result<Event, String> {
+    let content_type = record.header("content-type").unwrap_or_default().to_ascii_lowercase();
+    if content_type.starts_with("application/cloudevents-batch") {
+        return Err("it is a batch of CloudEvents; one record holds one event".to_owned());
+    }
+    if content_type.starts_with("application/cloudevents") && !is_json(&content_type) {
+        return Err(format!("its format `{content_type}` is not JSON"));
+    }
+    let structured = content_type.starts_with("application/cloudevents");
+    if !structured && record.header("ce_specversion").is_some() {
+        return binary(record);
+    }
+    let value = record.value.as_deref().ok_or("it has no value (a tombstone), so there is no event")?;
+    from_json(record, value).map_err(|reason| match structured {
+        true => reason,
+        false => format!(
+            "{reason} (and it has neither the content-type of a structured CloudEvent nor the ce_ headers of a binary one)"
+        ),
+    })
+}
+
+/// What an event's effects go on from.
+pub(super) fn cause(event: &Event) -> Cause {
+    let extension = |name: &str| event.extensions.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    Cause { correlation_id: extension("correlationid"), traceparent: extension("traceparent") }
+}
+
+fn from_json(record: &Record, value: &[u8]) -> Result<Event, String> {
+    let attributes: BTreeMap<String, &RawValue> =
+        serde_json::from_slice(value).map_err(|error| format!("it is no JSON object: {error}"))?;
+    let mut text = BTreeMap::new();
+    let mut data = None;
+    for (name, raw) in &attributes {
+        match name.as_str() {
+            "data" => data = (raw.get() != "null").then(|| raw.get().as_bytes().to_vec()),
+            "data_base64" => {
+                let encoded: String = serde_json::from_str(raw.get()).map_err(|_| "`data_base64` is no string".to_owned())?;
+                let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
+                data = Some(decoded.map_err(|error| format!("`data_base64` is no base64: {error}"))?);
+            }
+            _ => {
+                if let Some(value) = attribute(name, raw)? {
+                    text.insert(name.clone(), value);
+                }
+            }
+        }
+    }
+    event(record, text, data)
+}
+
+/// The string form of a context attribute; null counts as absent.
+fn attribute(name: &str, raw: &RawValue) -> Result<Option<String>, String> {
+    match serde_json::from_str::<serde_json::Value>(raw.get()) {
+        Ok(serde_json::Value::Null) => Ok(None),
+        Ok(serde_json::Value::String(text)) => Ok(Some(text)),
+        Ok(serde_json::Value::Bool(value)) => Ok(Some(value.to_string())),
+        Ok(serde_json::Value::Number(number)) => Ok(Some(number.to_string())),
+        _ => Err(format!("attribute `{name}` is neither text, number nor boolean")),
+    }
+}
+
+fn binary(record: &Record) -> Result<Event, String> {
+    let mut text = BTreeMap::new();
+    for (key, value) in &record.headers {
+        let key = key.to_ascii_lowercase();
+        let name = match (key.strip_prefix("ce_"), key.as_str()) {
+            (Some(name), _) => name,
+            (None, "content-type") => "datacontenttype",
+            _ => continue,
+        };
+        let value =
+            std::str::from_utf8(value.as_deref().unwrap_or_default()).map_err(|_| format!("header `{key}` is not UTF-8"))?;
+        text.insert(name.to_owned(), value.to_owned());
+    }
+    event(record, text, record.value.clone())
+}
+
+fn event(record: &Record, mut attributes: BTreeMap<String, String>, data: Option<Vec<u8>>) -> Result<Event, String> {
+    match attributes.remove("specversion").as_deref() {
+        Some("1.0") => {}
+        Some(other) => return Err(format!("its specversion is `{other}`; 1.0 is understood")),
+        None => return Err("it has no `specversion`, so it is no CloudEvent".to_owned()),
+    }
+    let mut required = |name: &str| match attributes.remove(name) {
+        Some(value) if !value.is_empty() => Ok(value),
+        _ => Err(format!("it has no `{name}`")),
+    };
+    let (id, source, type_) = (required("id")?, required("source")?, required("type")?);
+    let time = match attributes.remove("time") {
+        None => None,
+        Some(text) => {
+            let time: jiff::Timestamp = text.parse().map_err(|_| format!("its time `{text}` is not RFC 3339"))?;
+            Some(time.as_microsecond())
+        }
+    };
+    Ok(Event {
+        id,
+        source,
+        type_,
+        time,
+        subject: attributes.remove("subject"),
+        datacontenttype: attributes.remove("datacontenttype"),
+        dataschema: attributes.remove("dataschema"),
+        extensions: attributes.into_iter().collect(),
+        data,
+        topic: record.topic.clone(),
+        partition: record.partition,
+        offset: record.offset,
+        key: record.key.clone(),
+        timestamp: record.timestamp,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(headers: &[(&str, &str)], value: Option<&str>) -> Record {
+        Record {
+            topic: "orders".into(),
+            partition: 0,
+            offset: 7,
+            key: None,
+            value: value.map(|v| v.as_bytes().to_vec()),
+            headers: headers.iter().map(|(k, v)| ((*k).into(), Some(v.as_bytes().to_vec()))).collect(),
+            timestamp: 0,
+        }
+    }
+
+    #[test]
+    fn c12_structured_and_binary_give_the_same_event() {
+        let json = r#"{"specversion":"1.0","id":"1","source":"shop","type":"placed","time":"1970-01-01T00:00:01Z","n":5,"data":{"a": 1}}"#;
+        let structured = decode(&record(&[("Content-Type", "application/cloudevents+json; charset=UTF-8")], Some(json))).unwrap();
+        let headers = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", "1"),
+            ("ce_source", "shop"),
+            ("ce_type", "placed"),
+            ("ce_time", "1970-01-01T00:00:01Z"),
+            ("ce_n", "5"),
+        ];
+        let binary = decode(&record(&headers, Some("{\"a\": 1}"))).unwrap();
+        assert_eq!(format!("{structured:?}"), format!("{binary:?}"));
+        assert_eq!(structured.time, Some(1_000_000));
+        assert_eq!(structured.extensions, [("n".to_owned(), "5".to_owned())]);
+        assert_eq!(structured.data.as_deref(), Some(&b"{\"a\": 1}"[..]));
+    }
+
+    #[test]
+    fn c12_what_is_no_event_is_said_to_be_none() {
+        for (headers, value, says) in [
+            (&[][..], None, "tombstone"),
+            (&[], Some("hello"), "no JSON object"),
+            (&[], Some("[]"), "no JSON object"),
+            (&[], Some("{}"), "specversion"),
+            (&[], Some(r#"{"specversion":"2.0"}"#), "2.0"),
+            (&[], Some(r#"{"specversion":"1.0","source":"s","type":"t"}"#), "`id`"),
+            (&[], Some(r#"{"specversion":"1.0","id":"","source":"s","type":"t"}"#), "`id`"),
+            (&[], Some(r#"{"specversion":"1.0","id":"1","source":"s","type":"t","time":"soon"}"#), "soon"),
+            (&[("content-type", "application/cloudevents-batch+json")], Some("[]"), "batch"),
+            (&[("ce_specversion", "1.0")], Some("{}"), "`id`"),
+        ] {
+            let reason = decode(&record(headers, value)).unwrap_err();
+            assert!(reason.contains(says), "{value:?}: {reason}");
+        }
+    }
+}

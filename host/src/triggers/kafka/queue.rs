@@ -1,0 +1,124 @@
+//! What a partition has read and not yet handled. Full, it pauses the partition (the consumer stays in its group); drained, it goes on.
+
+use super::GroupContext;
+use super::record::Record;
+use crate::telemetry::lock;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::topic_partition_list::Offset;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
+
+/// Above either, the partition is paused.
+const HIGH: (usize, usize) = (2_000, 8 << 20);
+/// Below both, it goes on.
+const LOW: (usize, usize) = (500, 2 << 20);
+
+/// The queue of one partition, between the consumer's receive loop and the partition's worker.
+pub(super) struct Queue {
+    consumer: Arc<StreamConsumer<GroupContext>>,
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    state: Mutex<State>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    records: VecDeque<Record>,
+    bytes: usize,
+    paused: bool,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new(consumer: Arc<StreamConsumer<GroupContext>>, topic: String, partition: i32) -> Self {
+        Self { consumer, topic, partition, state: Mutex::default(), arrived: Notify::new() }
+    }
+
+    pub(super) fn push(&self, record: Record) {
+        let mut state = lock(&self.state);
+        state.bytes += record.size();
+        state.records.push_back(record);
+        if !state.paused && (state.records.len() >= HIGH.0 || state.bytes >= HIGH.1) {
+            state.paused = self.consumer.pause(&self.list()).is_ok();
+        }
+        self.arrived.notify_one();
+    }
+
+    /// The partition is another's now, or the host stops: nothing more is handed out.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
+    /// Waits for records and takes up to `count` of them and about `bytes` bytes, at least one; `None` when closed.
+    pub(super) async fn take(&self, count: usize, bytes: usize) -> Option<Vec<Record>> {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let mut state = lock(&self.state);
+                if state.closed {
+                    return None;
+                }
+                if !state.records.is_empty() {
+                    return Some(self.drain(&mut state, count, bytes));
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// Resolves when the queue is closed.
+    pub(super) async fn closed(&self) {
+        loop {
+            let arrived = self.arrived.notified();
+            if self.is_closed() {
+                // `take` waits for the same bell.
+                self.arrived.notify_one();
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    fn drain(&self, state: &mut State, count: usize, bytes: usize) -> Vec<Record> {
+        let mut taken = Vec::new();
+        let mut size = 0;
+        while taken.len() < count && (taken.is_empty() || size < bytes) {
+            let Some(record) = state.records.pop_front() else { break };
+            size += record.size();
+            taken.push(record);
+        }
+        state.bytes -= size;
+        if state.paused && state.records.len() <= LOW.0 && state.bytes <= LOW.1 {
+            state.paused = self.consumer.resume(&self.list()).is_err();
+        }
+        taken
+    }
+
+    /// Notes that everything below `offset` is done. After a revoke the partition is another's: its offset is not ours to store.
+    pub(super) fn store(&self, offset: i64) {
+        if self.is_closed() {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        let stored = list
+            .add_partition_offset(&self.topic, self.partition, Offset::Offset(offset))
+            .and_then(|()| self.consumer.store_offsets(&list));
+        if let Err(error) = stored {
+            tracing::debug!(topic = self.topic, partition = self.partition, %error, "an offset was not stored; its records are read again");
+        }
+    }
+
+    fn list(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, self.partition);
+        list
+    }
+}
