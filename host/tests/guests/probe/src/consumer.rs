@@ -1,0 +1,67 @@
+//! What happens to events: one row in `seen` for each, and what the event's type asks for.
+
+use std::time::Duration;
+
+use crate::bindings::exports::tidemill::events::events::{Event, Failure, FailureKind};
+use crate::bindings::tidemill::publish::publish;
+use crate::bindings::tidemill::sql::sql::{self, Value};
+
+/// Handles a batch one by one; the first event that cannot be handled is named in the failure.
+pub(crate) fn handle(events: &[Event]) -> Result<(), Failure> {
+    for (position, event) in (0u32..).zip(events) {
+        one(position, event).map_err(|message| Failure { kind: FailureKind::Retry, message, events: Some(vec![position]) })?;
+    }
+    Ok(())
+}
+
+fn one(position: u32, event: &Event) -> Result<(), String> {
+    match event.type_.as_str() {
+        "probe.fail" if !switched_on("let-pass")? => return Err(format!("event {} fails as asked", event.id)),
+        "probe.trap" if !switched_on("let-pass")? => panic!("event {} traps as asked", event.id),
+        "probe.slow" => std::thread::sleep(Duration::from_millis(300)),
+        "probe.republish" => republish(position, event)?,
+        _ => {}
+    }
+    record(event)
+}
+
+fn switched_on(name: &str) -> Result<bool, String> {
+    let rows = sql::query("SELECT 1 FROM switches WHERE name = $1 AND is_on", &[Value::Text(name.into())])
+        .map_err(|error| error.message)?;
+    Ok(!rows.rows.is_empty())
+}
+
+/// Publishes a copy to the topic beside: `x.in` goes to `x.out`.
+fn republish(position: u32, event: &Event) -> Result<(), String> {
+    let copy = publish::Event {
+        topic: event.topic.replace(".in", ".out"),
+        key: event.key.clone(),
+        id: Some(format!("copy-of-{}", event.id)),
+        source: "probe".into(),
+        type_: "probe.copied".into(),
+        time: None,
+        subject: None,
+        datacontenttype: None,
+        dataschema: None,
+        extensions: Vec::new(),
+        data: event.data.clone(),
+    };
+    publish::publish(&copy, Some(position)).map(drop).map_err(|error| error.message)
+}
+
+fn record(event: &Event) -> Result<(), String> {
+    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+    let params = [
+        Value::Text(event.id.clone()),
+        Value::Text(event.source.clone()),
+        Value::Text(event.type_.clone()),
+        Value::Text(event.topic.clone()),
+        Value::Integer(event.partition.into()),
+        Value::Integer(event.offset),
+        event.key.as_ref().map_or(Value::Null, |key| Value::Text(text(key))),
+        event.data.as_ref().map_or(Value::Null, |data| Value::Json(text(data))),
+    ];
+    let statement =
+        "INSERT INTO seen (event_id, source, type, topic, part, off, subject_key, data) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    sql::execute(statement, &params).map(drop).map_err(|error| error.message)
+}

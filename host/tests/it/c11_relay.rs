@@ -1,0 +1,166 @@
+//! Promise 11: published events leave, in order, and are forgotten only when the broker has them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+
+use crate::support::{Broker, Fault, Kind, World, eventually, on_both_brokers, records};
+
+on_both_brokers!(
+    c11_events_reach_the_topic_in_the_order_of_the_commits_per_key,
+    c11_nothing_is_lost_while_the_broker_is_away,
+    c11_nothing_is_lost_when_the_host_dies_before_the_broker_has_it,
+    c11_an_event_for_an_unknown_topic_is_stuck_and_leaves_in_order_once_the_topic_exists,
+);
+
+/// The ids in a topic by key, in the order of their first appearance.
+async fn by_key(world: &World, topic: &str) -> BTreeMap<String, Vec<String>> {
+    let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for record in records::all(&world.broker.address(), topic).await {
+        let id = record.json()["id"].as_str().unwrap().to_owned();
+        let ids = keys.entry(record.key.unwrap()).or_default();
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    keys
+}
+
+/// Publishes one event by way of a request that also inserts a row of the same name.
+async fn publish(world: &World, topic: &str, key: &str, id: &str) {
+    let answer = world.steps("insert-then-publish", json!({ "id": id, "event_id": id, "topic": topic, "key": key })).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// Waits until the topic has this many different events.
+async fn until_there(world: &World, topic: &str, count: usize) -> BTreeMap<String, Vec<String>> {
+    eventually("the events are in the topic", async || {
+        Some(by_key(world, topic).await).filter(|keys| keys.values().map(Vec::len).sum::<usize>() >= count)
+    })
+    .await
+}
+
+async fn c11_events_reach_the_topic_in_the_order_of_the_commits_per_key(kind: Kind) {
+    let world = World::probe(kind).await.started().await;
+    let topic = world.topic("out");
+    let workers = (0..8).map(|worker| {
+        let (world, topic) = (&world, &topic);
+        async move {
+            for number in 0..15 {
+                publish(world, topic, ["red", "blue"][(worker + number) % 2], &format!("{worker}-{number}")).await;
+            }
+        }
+    });
+    futures_util::future::join_all(workers).await;
+    let published = until_there(&world, &topic, 120).await;
+    for (key, ids) in published {
+        let query = "SELECT array_agg(id ORDER BY pg_xact_commit_timestamp(xmin)) FROM probe.rows WHERE id = ANY ($1)";
+        let committed: Vec<String> = world.sql().await.query_one(query, &[&ids]).await.unwrap().get(0);
+        assert_eq!(ids, committed, "key {key}");
+    }
+    world.until_outbox_is_empty().await;
+    let records = records::all(&world.broker.address(), &topic).await;
+    assert_eq!(records.len(), 120, "without a fault nothing is sent twice");
+    assert!(records.iter().all(|record| record.timestamp.is_some_and(|timestamp| timestamp > 1_700_000_000_000)), "{records:?}");
+    assert!(records.iter().all(|record| record.header("content-type") == Some("application/cloudevents+json; charset=UTF-8")));
+}
+
+async fn c11_nothing_is_lost_while_the_broker_is_away(kind: Kind) {
+    let world = World::probe_on(Broker::dedicated(kind).await).await.started().await;
+    let topic = world.topic("out");
+    publish(&world, &topic, "k", "e0").await;
+    until_there(&world, &topic, 1).await;
+    world.until_outbox_is_empty().await;
+    world.broker.stop().await;
+    for number in 1..20 {
+        publish(&world, &topic, "k", &format!("e{number}")).await;
+    }
+    assert_eq!(world.count("SELECT count(*) FROM tidemill.outbox").await, 19, "a row stays until the broker has acknowledged it");
+    assert_eq!(world.readyz().await.status, 200, "requests are answered without a broker");
+    world.broker.start().await;
+    let expected: Vec<String> = (0..20).map(|number| format!("e{number}")).collect();
+    assert_eq!(until_there(&world, &topic, 20).await["k"], expected);
+    world.until_outbox_is_empty().await;
+    // Consuming goes on as well.
+    world.send_event(0, "k", "afterwards", "probe.ok").await;
+    world.until_seen("afterwards").await;
+}
+
+async fn c11_nothing_is_lost_when_the_host_dies_before_the_broker_has_it(kind: Kind) {
+    let mut world = World::probe_on(Broker::dedicated(kind).await).await.started().await;
+    let topic = world.topic("out");
+    world.broker.stop().await;
+    for number in 0..10 {
+        publish(&world, &topic, "k", &format!("e{number}")).await;
+    }
+    world.host().kill_9();
+    world.broker.start().await;
+    world.start().await;
+    for number in 10..20 {
+        publish(&world, &topic, "k", &format!("e{number}")).await;
+    }
+    let expected: Vec<String> = (0..20).map(|number| format!("e{number}")).collect();
+    assert_eq!(until_there(&world, &topic, 20).await["k"], expected);
+    world.until_outbox_is_empty().await;
+}
+
+/// What `/readyz` says is stuck.
+async fn stuck(world: &World) -> Vec<Json> {
+    let answer = world.readyz().await;
+    assert_eq!(answer.status, 200, "a stuck row does not keep the host from answering: {answer:?}");
+    answer.body["stuck"].as_array().cloned().unwrap_or_default()
+}
+
+async fn c11_an_event_for_an_unknown_topic_is_stuck_and_leaves_in_order_once_the_topic_exists(kind: Kind) {
+    let world = World::probe(kind).await.started().await;
+    let missing = world.topic("missing");
+    for id in ["first", "second", "third"] {
+        publish(&world, &missing, "k", id).await;
+    }
+    let shown = eventually("the row is shown as stuck", async || stuck(&world).await.into_iter().next()).await;
+    assert_eq!(shown["topic"], json!(missing));
+    assert!(shown["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{shown}");
+    // Others are not held up, not even those with the same key in another topic.
+    publish(&world, &world.topic("out"), "k", "elsewhere").await;
+    until_there(&world, &world.topic("out"), 1).await;
+    publish(&world, &missing, "k", "fourth").await;
+
+    records::create_topic(&world.broker.address(), &missing).await;
+    assert_eq!(until_there(&world, &missing, 4).await["k"], ["first", "second", "third", "fourth"]);
+    world.until_outbox_is_empty().await;
+    eventually("nothing is stuck", async || stuck(&world).await.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn c11_an_old_transaction_that_stays_open_holds_up_nothing() {
+    let world = World::with_probe().await;
+    let mut sql = world.sql().await;
+    let old = sql.transaction().await.unwrap();
+    old.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap();
+    for number in 0..5 {
+        publish(&world, &world.topic("out"), "k", &format!("e{number}")).await;
+    }
+    until_there(&world, &world.topic("out"), 5).await;
+    old.rollback().await.unwrap();
+    world.until_outbox_is_empty().await;
+}
+
+#[tokio::test]
+async fn c11_a_row_with_a_lower_number_that_commits_later_is_not_skipped() {
+    let world = World::probe(Kind::Embedded).await.proxied().await.started().await;
+    let topic = world.topic("out");
+    // One unit is held open between its event's number and its COMMIT.
+    world.proxy().arm(Fault::HoldCommit, "into rows");
+    let late = publish(&world, &topic, "late", "late");
+    let others = async {
+        eventually("the COMMIT is held", async || (world.proxy().hits() == 1).then_some(())).await;
+        for number in 0..10 {
+            publish(&world, &topic, &format!("k{number}"), &format!("e{number}")).await;
+        }
+        until_there(&world, &topic, 10).await;
+        world.proxy().release();
+    };
+    tokio::join!(late, others);
+    until_there(&world, &topic, 11).await;
+    world.until_outbox_is_empty().await;
+}

@@ -1,0 +1,27 @@
+//! What Tidemill promises, tested from outside: the built program, real PostgreSQL, and both the embedded broker and Apache Kafka.
+//!
+//! A test's name begins with the promise of the contract that it proves (`c01_…`), or says which fault it is about.
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may fail by panicking, and nobody imports it"
+)]
+
+mod c01_unit_of_work;
+mod c02_answers;
+mod c04_identity;
+mod c11_relay;
+mod dev;
+mod faults;
+mod gate;
+mod harness;
+mod http_edge;
+mod isolation;
+mod kill;
+mod manifests;
+mod partitions;
+mod structure;
+mod support;
+mod todo;

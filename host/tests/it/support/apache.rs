@@ -1,0 +1,64 @@
+//! Apache Kafka, one node in KRaft mode, from the jars that `scripts/test` fetches.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::process;
+
+const HEAP: &str = "-Xmx330m";
+const CLUSTER_ID: &str = "dGlkZW1pbGwtdGVzdHM4Mw";
+
+/// Formats a new data folder for a broker that will listen on `port`. A short session lets it come back soon after it was killed.
+pub fn format(folder: &Path, port: u16) {
+    let controller = process::free_port();
+    let settings = format!(
+        "process.roles=broker,controller\n\
+         node.id=1\n\
+         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         controller.listener.names=CONTROLLER\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         log.dirs={}\n\
+         offsets.topic.replication.factor=1\n\
+         offsets.topic.num.partitions=4\n\
+         transaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\n\
+         group.initial.rebalance.delay.ms=0\n\
+         broker.heartbeat.interval.ms=300\n\
+         broker.session.timeout.ms=1500\n\
+         auto.create.topics.enable=false\n",
+        folder.join("data").display()
+    );
+    std::fs::write(settings_file(folder), settings).unwrap();
+    let mut tool = Command::new("java");
+    tool.args(["-Xmx128m", "-cp"]).arg(class_path()).args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]);
+    let done = tool.arg(settings_file(folder)).stdin(Stdio::null()).output().expect("`java` cannot be run: install a JRE 17");
+    assert!(done.status.success(), "formatting failed: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Starts the broker of a formatted folder.
+pub fn start(folder: &Path) -> Child {
+    let mut server = process::mortal("KILL", "java");
+    server.args([HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]).arg(class_path());
+    server.arg("kafka.Kafka").arg(settings_file(folder));
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
+    server.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    process::spawn(server).unwrap()
+}
+
+fn settings_file(folder: &Path) -> PathBuf {
+    folder.join("server.properties")
+}
+
+fn class_path() -> String {
+    let libs =
+        std::env::var_os("TIDEMILL_TEST_KAFKA_LIBS").map_or_else(|| super::handlers::target().join("kafka/libs"), PathBuf::from);
+    let any = std::fs::read_dir(&libs).is_ok_and(|mut files| files.next().is_some());
+    assert!(
+        any,
+        "Apache Kafka's jars are not in {}: run `scripts/test`, which fetches them, or set TIDEMILL_TEST_KAFKA_LIBS",
+        libs.display()
+    );
+    format!("{}/*", libs.display())
+}

@@ -1,0 +1,145 @@
+//! A private PostgreSQL cluster for the test process and a database of its own for each test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, NoTls};
+
+use super::process;
+
+/// The database whose TCP connections need a password; all others trust.
+pub const WITH_PASSWORD: &str = "needs_password";
+
+/// The running cluster.
+pub struct Cluster {
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+}
+
+/// The cluster of this test process, started at the first call.
+pub fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(start)
+}
+
+fn start() -> Cluster {
+    let folder = process::folder("pg");
+    let data = folder.join("data");
+    if process::is_root() {
+        let given = Command::new("chown").arg("postgres:postgres").arg(&folder).status().unwrap();
+        assert!(given.success(), "`chown postgres` failed: is there a user `postgres`?");
+    }
+    let bin = programs();
+    let mut initdb = Command::new("setpriv");
+    initdb.args(unprivileged()).arg("--").arg(bin.join("initdb")).current_dir(&folder);
+    let made = initdb
+        .arg("-D")
+        .arg(&data)
+        .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
+    let rules =
+        format!("local all all trust\nhost {WITH_PASSWORD} all 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n");
+    std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
+
+    let port = process::free_port();
+    let mut server = Command::new("setpriv");
+    server.args(unprivileged()).args(["--pdeathsig", "QUIT", "--"]).arg(bin.join("postgres")).current_dir(&folder);
+    server.arg("-D").arg(&data).arg("-p").arg(port.to_string()).arg("-k").arg(&folder);
+    // The disk is not what these tests are about; commit timestamps tell them in which order transactions committed.
+    for setting in
+        ["listen_addresses=127.0.0.1", "fsync=off", "max_connections=300", "track_commit_timestamp=on", "shared_buffers=64MB"]
+    {
+        server.args(["-c", setting]);
+    }
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    server.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    process::outlives_tests(&process::spawn(server).unwrap());
+    await_socket(&folder, port);
+    Cluster { port }
+}
+
+/// The arguments that make `setpriv` run a program as a user that PostgreSQL accepts.
+fn unprivileged() -> &'static [&'static str] {
+    if process::is_root() { &["--reuid=postgres", "--regid=postgres", "--clear-groups"] } else { &[] }
+}
+
+fn await_socket(folder: &Path, port: u16) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+        assert!(Instant::now() < deadline, "PostgreSQL does not answer: {}", log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The folder of the newest `postgres` on this machine: Debian's place, or the search path.
+fn programs() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<(u32, PathBuf)> =
+        versions.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))).collect();
+    found.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = found.into_iter().rev().map(|(_, bin)| bin).chain(std::env::split_paths(&path));
+    candidates
+        .into_iter()
+        .find(|bin| bin.join("postgres").exists() && bin.join("initdb").exists())
+        .expect("no PostgreSQL programs: install `postgresql`")
+}
+
+/// A fresh database with the names that belong to it.
+pub struct Database {
+    /// Its name, which is also the installation's.
+    pub name: String,
+}
+
+impl Database {
+    /// Makes an empty database under a name that no other test has.
+    pub async fn create() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self::create_named(&format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))).await
+    }
+
+    /// Makes an empty database.
+    pub async fn create_named(name: &str) -> Self {
+        let admin = super::eventually("PostgreSQL lets us in", async || connect("postgres", "postgres").await.ok()).await;
+        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).await.unwrap();
+        Self { name: name.to_owned() }
+    }
+
+    /// Runs statements of the whole cluster.
+    pub async fn administer(statements: &str) {
+        connect("postgres", "postgres").await.unwrap().batch_execute(statements).await.unwrap();
+    }
+
+    /// The login that the host runs under; `tidemill migrate` makes it.
+    pub fn login(&self) -> String {
+        format!("{}_login", self.name)
+    }
+
+    /// `TIDEMILL_DATABASE_URL`, by way of any port that leads to the cluster.
+    pub fn url(&self, port: u16) -> String {
+        format!("postgres://{}:not-so-secret@127.0.0.1:{port}/{}", self.login(), self.name)
+    }
+
+    /// `TIDEMILL_ADMIN_DATABASE_URL`.
+    pub fn admin_url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{}", cluster().port, self.name)
+    }
+
+    /// A superuser's connection, never through a proxy.
+    pub async fn connect(&self) -> Client {
+        connect("postgres", &self.name).await.unwrap()
+    }
+}
+
+async fn connect(user: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+    let options = format!("host=127.0.0.1 port={} user={user} dbname={database} password=not-so-secret", cluster().port);
+    let (client, connection) = tokio_postgres::connect(&options, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}

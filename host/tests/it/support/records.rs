@@ -1,0 +1,180 @@
+//! What a test puts into topics and reads from them, with librdkafka.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde_json::{Value as Json, json};
+
+const CALL: Duration = Duration::from_secs(10);
+
+/// One record of a topic.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its key as text.
+    pub key: Option<String>,
+    /// Its value as it is.
+    pub value: Vec<u8>,
+    /// Its headers as text.
+    pub headers: Vec<(String, String)>,
+    /// Where it is.
+    pub partition: i32,
+    /// Where in the partition.
+    pub offset: i64,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<i64>,
+}
+
+impl Record {
+    /// The value as JSON.
+    pub fn json(&self) -> Json {
+        serde_json::from_slice(&self.value).unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.value)))
+    }
+
+    /// One header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+}
+
+fn config(address: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address).set("log_level", "0").set("broker.address.family", "v4");
+    config.set("reconnect.backoff.max.ms", "500");
+    config
+}
+
+/// Whether a broker speaks Kafka's protocol there.
+pub async fn answers(address: &str) -> bool {
+    let config = config(address);
+    let asked = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = config.create().unwrap();
+        consumer.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|metadata| !metadata.brokers().is_empty())
+    });
+    asked.await.unwrap()
+}
+
+/// A CloudEvent in structured form.
+pub fn event(id: &str, kind: &str, data: &Json) -> Vec<u8> {
+    let event = json!({
+        "specversion": "1.0", "id": id, "source": "test", "type": kind, "time": "2026-01-02T03:04:05Z",
+        "datacontenttype": "application/json", "data": data,
+    });
+    event.to_string().into_bytes()
+}
+
+/// Appends a CloudEvent in structured form, to the partition or to where its key belongs; returns partition and offset.
+pub async fn produce_event(address: &str, topic: &str, partition: Option<i32>, key: &str, value: &[u8]) -> (i32, i64) {
+    let headers = [("content-type", "application/cloudevents+json; charset=UTF-8")];
+    produce(address, topic, partition, Some(key), value, &headers).await
+}
+
+/// Appends a record of any bytes; returns partition and offset.
+pub async fn produce(
+    address: &str,
+    topic: &str,
+    partition: Option<i32>,
+    key: Option<&str>,
+    value: &[u8],
+    headers: &[(&str, &str)],
+) -> (i32, i64) {
+    let producer: FutureProducer = config(address).set("partitioner", "murmur2_random").create().unwrap();
+    let mut record = FutureRecord::<str, [u8]>::to(topic).payload(value);
+    record.partition = partition;
+    record.key = key;
+    let empty = OwnedHeaders::new();
+    record.headers = Some(headers.iter().fold(empty, |all, (key, value)| all.insert(Header { key, value: Some(*value) })));
+    let delivery = producer.send(record, CALL).await.map_err(|(error, _)| error).unwrap();
+    (delivery.partition, delivery.offset)
+}
+
+/// Every record of a topic, partition after partition; empty when there is no such topic.
+pub async fn all(address: &str, topic: &str) -> Vec<Record> {
+    let config = config(address);
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || read_all(&config, &topic)).await.unwrap()
+}
+
+fn read_all(config: &ClientConfig, topic: &str) -> Vec<Record> {
+    let mut config = config.clone();
+    let consumer: BaseConsumer = config.set("group.id", "reader-of-tests").set("enable.auto.commit", "false").create().unwrap();
+    let mut from = TopicPartitionList::new();
+    let mut missing = 0;
+    for partition in partitions(&consumer, topic) {
+        let Ok((low, high)) = consumer.fetch_watermarks(topic, partition, CALL) else {
+            continue;
+        };
+        missing += high - low;
+        from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&from).unwrap();
+    let mut records = Vec::new();
+    let deadline = Instant::now() + CALL;
+    while (records.len() as i64) < missing && Instant::now() < deadline {
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+            records.push(owned(&message));
+        }
+    }
+    records.sort_by_key(|record| (record.partition, record.offset));
+    records
+}
+
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Vec<i32> {
+    let metadata = consumer.fetch_metadata(Some(topic), CALL);
+    metadata
+        .map(|metadata| metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|one| one.id()).collect())
+        .unwrap_or_default()
+}
+
+fn owned(message: &impl Message) -> Record {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = message
+        .headers()
+        .map(|headers| headers.iter().map(|one| (one.key.to_owned(), one.value.map(text).unwrap_or_default())).collect());
+    Record {
+        key: message.key().map(text),
+        value: message.payload().unwrap_or_default().to_vec(),
+        headers: headers.unwrap_or_default(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis(),
+    }
+}
+
+/// The number of partitions of a topic; 0 when there is no such topic.
+pub async fn partition_count(address: &str, topic: &str) -> usize {
+    let config = config(address);
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || partitions(&config.create::<BaseConsumer>().unwrap(), &topic).len()).await.unwrap()
+}
+
+/// Creates a topic of one partition.
+pub async fn create_topic(address: &str, topic: &str) {
+    let admin: AdminClient<_> = config(address).create().unwrap();
+    let made = admin.create_topics(&[NewTopic::new(topic, 1, TopicReplication::Fixed(1))], &AdminOptions::new()).await.unwrap();
+    assert!(made.iter().all(Result::is_ok), "creating {topic}: {made:?}");
+}
+
+/// Sets a group without members back to the beginning of a topic.
+pub async fn rewind(address: &str, group: &str, topic: &str) {
+    super::eventually("the group's offsets can be reset", async || {
+        let mut config = config(address);
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        let topic = topic.to_owned();
+        tokio::task::spawn_blocking(move || try_rewind(&config, &topic)).await.unwrap()
+    })
+    .await;
+}
+
+fn try_rewind(config: &ClientConfig, topic: &str) -> Option<()> {
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    for partition in partitions(&consumer, topic) {
+        offsets.add_partition_offset(topic, partition, Offset::Offset(0)).unwrap();
+    }
+    consumer.commit(&offsets, CommitMode::Sync).ok()
+}
