@@ -118,6 +118,7 @@ need_postgres() {
   [ -z "$(postgres_bin)" ] || return 0
   if have apt-get && { [ "$(id -u)" = 0 ] || have sudo; } && ! grep -qs '^create_main_cluster *= *false' "$conf"; then
     # Debian's package would create and start a cluster of its own.
+    say "no cluster of its own for Debian's postgresql package ($conf)"
     as_root mkdir -p "${conf%/*}"
     printf 'create_main_cluster = false\n' | as_root tee -a "$conf" >/dev/null
   fi

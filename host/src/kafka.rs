@@ -24,7 +24,6 @@ pub fn client_config(brokers: &str) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "2000")
         // Topics may be made after a client has started.
         .set("topic.metadata.refresh.interval.ms", "10000")
-        .set("broker.address.family", "v4")
         .set("socket.keepalive.enable", "true")
         .set("log_level", "5");
     config

@@ -6,7 +6,7 @@
 //! Imports go down only:
 //!
 //! ```text
-//! cli → {triggers, relay, admin, embedded} → engine → capabilities → {bindings, store} → {config, manifest, telemetry}
+//! cli → {triggers, relay, admin, embedded} → engine → capabilities → {bindings, store} → {config, manifest, telemetry, kafka}
 //! ```
 //!
 //! - [`cli`]: one file per command
@@ -19,6 +19,7 @@
 //! - [`bindings`]: generated from `wit/`
 //! - [`store`]: all SQL of the host: unit of work, outbox, inbox, migrations
 //! - [`config`], [`manifest`], [`telemetry`]: settings; `handler.toml`; metrics and the board of what waits
+//! - [`kafka`]: settings that all Kafka clients share, and topics
 
 pub mod admin;
 pub mod bindings;

@@ -17,6 +17,9 @@ pub(crate) struct Entries<'a> {
     pub(crate) occurred_at: Vec<Timestamp>,
 }
 
+/// PostgreSQL's first timestamp is in 4713 BC; this is in 4368 BC.
+const EARLIEST_MICROS: i64 = -200_000_000_000_000_000;
+
 /// What every event of a task says.
 #[derive(Deserialize)]
 struct Subject {
@@ -57,6 +60,10 @@ fn subject(event: &Event) -> Result<Subject, Failure> {
     // PostgreSQL keeps U+0000 neither in text nor in jsonb: one such event would fail the statement, and with it the batch.
     if attributes.iter().any(|text| text.contains('\0')) || has_nul(&data) {
         return Err(reject("the character U+0000 can't be recorded"));
+    }
+    // Nor has it times before 4713 BC.
+    if event.time().as_micros() < EARLIEST_MICROS {
+        return Err(reject("its time is too early to be recorded"));
     }
     Ok(subject)
 }

@@ -21,7 +21,7 @@
 //!     let id = new_id();
 //!     sql::execute("INSERT INTO notes (id, author, text) VALUES ($1, $2, $3)", params![id, request.user()?, note.text])?;
 //!     publish(&note)?;
-//!     Ok(Response::json(201, &note).header("location", format!("/api/notes/{id}")))
+//!     Ok(Response::json(201, &note))
 //! }
 //!
 //! tidemill_sdk::http_handler!(handle);

@@ -57,7 +57,7 @@ impl Problem {
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
         let detail = format!("Wrong: {}.", fields.join(", "));
-        Self { kind: "invalid-fields", errors, ..Self::new(422).detail(detail) }
+        Self { kind: "tag:tidemill,2026:problem/invalid-fields", errors, ..Self::new(422).detail(detail) }
     }
 
     /// 500: the fault is ours. What happened belongs into the log, not into the answer.
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(
             body,
             serde_json::json!({
-                "type": "invalid-fields", "title": "Unprocessable Content", "status": 422, "detail": "Wrong: title, tags.",
+                "type": "tag:tidemill,2026:problem/invalid-fields", "title": "Unprocessable Content", "status": 422, "detail": "Wrong: title, tags.",
                 "errors": [{"field": "title", "message": "is required"}, {"field": "tags", "message": "too many"}],
             })
         );

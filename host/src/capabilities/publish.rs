@@ -10,6 +10,9 @@ use wasmtime::component::{HasData, Linker};
 /// The content type of what is published.
 pub const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 
+/// All events of one unit together, whatever its limits say: they wait in memory for the end of the unit.
+const LARGEST_UNIT: usize = 64 << 20;
+
 /// Attributes that are not extensions, or that the host sets itself.
 const RESERVED: &[&str] = &[
     "specversion",
@@ -114,6 +117,9 @@ impl PublishContext<'_> {
                 "an event of {size} bytes is larger than the limit `event_size` ({} bytes)",
                 self.max_size
             )));
+        }
+        if self.unit.published_bytes() + size > LARGEST_UNIT {
+            return Err(limit(format!("the events of one invocation are larger than {LARGEST_UNIT} bytes together")));
         }
         Ok(Envelope {
             topic: event.topic,

@@ -42,15 +42,13 @@ impl Plan {
 
     /// The topics that the manifests declare.
     pub(super) fn topics(&self) -> anyhow::Result<Vec<TopicPlan>> {
-        let declared = self.handlers.iter().flat_map(|handler| &handler.manifest.declares);
-        let mut topics = Vec::new();
-        for (name, topic) in declared {
+        let mut topics = BTreeMap::new();
+        for (name, topic) in self.handlers.iter().flat_map(|handler| &handler.manifest.declares) {
             let partitions =
                 i32::try_from(topic.partitions).with_context(|| format!("topic `{name}` has too many partitions"))?;
-            topics.push(TopicPlan { name: name.clone(), partitions, retention: topic.retention });
+            topics.insert(name, TopicPlan { name: name.clone(), partitions, retention: topic.retention });
         }
-        topics.dedup();
-        Ok(topics)
+        Ok(topics.into_values().collect())
     }
 
     /// What the engine makes handlers from.

@@ -99,7 +99,7 @@ impl Config {
             jwt_hs256_key: values.parse("jwt_hs256_key", p, jwt_key),
             installation: typed(&values, "installation", p, installation),
             db_connections: typed(&values, "db_connections", p, |text| count(text, 1_000)),
-            concurrency: typed(&values, "concurrency", p, |text| count(text, 100_000)),
+            concurrency: typed(&values, "concurrency", p, |text| count(text, 900)),
             shutdown_grace: typed(&values, "shutdown_grace", p, units::parse_duration),
             outcome_deadline: typed(&values, "outcome_deadline", p, units::parse_duration),
             postgres_bin: values.parse("postgres_bin", p, path),

@@ -200,7 +200,7 @@ pub const SETTINGS: &[Setting] = &[
         env: "TIDEMILL_CONCURRENCY",
         value: "N",
         default: Some("256"),
-        help: "Invocations at once; requests beyond are refused",
+        help: "Requests worked on at once; those beyond are refused",
         ..PLAIN
     },
     Setting {
@@ -246,7 +246,7 @@ pub const SETTINGS: &[Setting] = &[
         env: "TIDEMILL_LOG_FORMAT",
         value: "text|json",
         default: Some("text"),
-        help: "How log lines are written",
+        help: "How log lines are written: `text` or `json`",
         commands: &[Dev, Serve, Migrate, Topics],
         ..PLAIN
     },

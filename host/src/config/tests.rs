@@ -154,7 +154,7 @@ fn bad_values_are_named_with_their_place_all_at_once() {
          --http-addr: `localhost` is no address of the form IP:PORT, such as 127.0.0.1:8080\n\
          --installation: `Blue` is no installation name: a small letter, then up to 30 small letters, digits and `_`\n\
          tidemill.toml:1: `db_connections`: `5000` is no whole number from 1 to 1000\n\
-         --concurrency: `0` is no whole number from 1 to 100000\n\
+         --concurrency: `0` is no whole number from 1 to 900\n\
          --shutdown-grace: `10` is no duration such as `500ms`, `10s`, `5m`, `12h` or `7d`\n\
          --log-format: `xml` is neither `text` nor `json`"
     );

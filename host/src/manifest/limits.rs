@@ -53,8 +53,9 @@ impl Default for Limits {
 impl Limits {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
         let d = Self::default();
+        let memory = section.text("memory", |text| parse_size(text).and_then(|n| positive(n, text)).and_then(at_most_a_gibibyte));
         let mut size = |key| section.text(key, |text| parse_size(text).and_then(|n| positive(n, text)));
-        let (memory, sql_result, event_size, body) = (size("memory"), size("sql_result"), size("event_size"), size("body"));
+        let (sql_result, event_size, body) = (size("sql_result"), size("event_size"), size("body"));
         let mut time = |key| section.text(key, |text| parse_duration(text).and_then(|n| positive(n, text)));
         let (cpu, wall, sql_time) = (time("cpu"), time("wall"), time("sql_time"));
         let mut count = |key| section.number(key, 1..=1_000_000);
@@ -72,6 +73,11 @@ impl Limits {
             batch: count("batch").unwrap_or(d.batch),
         }
     }
+}
+
+/// What a slot of the engine's pool can grow to.
+fn at_most_a_gibibyte(bytes: u64) -> Result<u64, String> {
+    if bytes > 1 << 30 { Err("one invocation gets at most `1GiB`".to_owned()) } else { Ok(bytes) }
 }
 
 fn positive<T: Default + PartialEq>(value: T, text: &str) -> Result<T, String> {

@@ -252,3 +252,14 @@ fn a_folder_without_handlers_is_an_error() {
     let error = load_dir(Path::new("/no/such")).unwrap_err().to_string();
     assert!(error.starts_with("/no/such: can't read the folder of the handlers: No such file"), "{error}");
 }
+
+#[test]
+fn a_group_has_one_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let topic = |name: &str, start: &str| format!("[[topic]]\nname = '{name}'\ngroup = 'g'\nstart = '{start}'\n");
+    let text = format!("name = 'a'\ncomponent = 'a.wasm'\n{}{}", topic("t", "earliest"), topic("u", "latest"));
+    std::fs::write(folder.path().join("handler.toml"), text).unwrap();
+    std::fs::write(folder.path().join("a.wasm"), "").unwrap();
+    let problems = load_dir(folder.path()).unwrap_err().to_string();
+    assert!(problems.contains("the topics of group `g` start differently"), "{problems}");
+}

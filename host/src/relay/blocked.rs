@@ -1,5 +1,6 @@
 //! Keys and topics whose first row the broker refuses. Their rows wait; the first one is tried alone, with a growing delay.
 
+use super::sender::Refusal;
 use crate::store::OutboxRow;
 use crate::telemetry::{Board, Metrics, StuckRow};
 use std::collections::HashMap;
@@ -64,26 +65,24 @@ impl Blocked {
     }
 
     /// Blocks the row's key (or topic, or the row). `alone`: it was tried alone, so it is stuck and shown.
-    pub(super) fn refused(
-        &mut self,
-        row: &OutboxRow,
-        reason: String,
-        topic: bool,
-        alone: bool,
-        board: &Board,
-        metrics: &Metrics,
-    ) {
-        let target = match (topic, &row.key) {
+    pub(super) fn refused(&mut self, row: &OutboxRow, refusal: &Refusal, alone: bool, board: &Board, metrics: &Metrics) {
+        self.again(row);
+        let target = match (refusal.whole_topic, &row.key) {
             (true, _) => Target::Topic(row.topic.clone()),
             (false, Some(key)) => Target::Key(row.topic.clone(), key.clone()),
             (false, None) => Target::Row(row.topic.clone(), row.id),
         };
+        if alone && !refusal.whole_topic {
+            // The topic itself has answered: only this key is at fault.
+            self.gone(&Target::Topic(row.topic.clone()), board, metrics);
+        }
+        let reason = refusal.reason.clone();
         let state = self.targets.entry(target).or_insert_with(|| State {
             failures: 0,
             next: Instant::now(),
             probing: None,
             shown: None,
-            since: jiff::Timestamp::now().to_string(),
+            since: format!("{:.3}", jiff::Timestamp::now()),
         });
         state.probing = None;
         if !alone {
@@ -114,10 +113,15 @@ impl Blocked {
         self.gauge(metrics);
     }
 
-    /// The targets whose first row is to be tried now.
-    pub(super) fn due(&self) -> Vec<Target> {
+    /// The target whose first row is to be tried now, if nothing is being tried. A blocked topic speaks for its keys.
+    pub(super) fn due(&self) -> Option<Target> {
+        if self.targets.values().any(|state| state.probing.is_some()) {
+            return None;
+        }
         let now = Instant::now();
-        self.targets.iter().filter(|(_, s)| s.probing.is_none() && s.next <= now).map(|(t, _)| t.clone()).collect()
+        let topic_blocked = |t: &Target| self.targets.contains_key(&Target::Topic(t.topic().to_owned()));
+        let due = self.targets.iter().filter(|(t, s)| s.next <= now && (matches!(t, Target::Topic(_)) || !topic_blocked(t)));
+        due.min_by_key(|(_, state)| state.next).map(|(target, _)| target.clone())
     }
 
     pub(super) fn probing(&mut self, target: &Target, id: i64) {

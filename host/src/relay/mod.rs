@@ -3,29 +3,29 @@
 //!
 //! - `sender`: the idempotent producers
 //! - `blocked`: keys and topics whose first row the broker refuses
+//! - `floor`: from which number on to read
 //!
 //! **Order.** Rows are sent by number, which per key is the order of the commits. Nothing of a key is sent while an earlier row of it has
 //! failed: any error ends the producer (what is in flight is sent again, same id, same timestamp), and the failed row goes alone through a
 //! second producer until the broker takes it; the rest of its key waits behind it.
 //!
-//! **Reading.** Numbers of different keys commit out of order, so a bare `id > last` would lose rows. The relay reads from a margin below
-//! the highest number that it has seen, leaving out what it has in flight, and now and then the whole table. The margin bounds what a
-//! fetch steps over when deleted rows cannot be vacuumed because a long transaction is open beside it.
+//! **Reading.** Numbers of different keys become visible out of order, so a bare `id > last` would lose rows. The relay reads above a floor,
+//! see `floor`, leaving out what it has in flight.
 
 mod blocked;
+mod floor;
 mod sender;
 
 use crate::store::{Outbox, OutboxRow, Pool, Unavailable};
 use crate::telemetry::{Board, Metrics, TopicLabels};
 use blocked::Blocked;
-use sender::{Delivery, Sender};
-use std::collections::{BTreeMap, VecDeque};
+use floor::Floor;
+use sender::{Delivery, Refusal, Sender};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
-/// How far below the highest number seen a fetch begins.
-const MARGIN: i64 = 4_096;
 /// Rows of one fetch.
 const FETCH: usize = 1_000;
 /// Rows on their way to the broker at once.
@@ -34,13 +34,12 @@ const IN_FLIGHT: usize = 10_000;
 const IN_FLIGHT_BYTES: usize = 64 << 20;
 /// How long the relay sleeps when nobody rings: other processes, and SQL, add rows as well.
 const POLL: Duration = Duration::from_millis(250);
-/// The shortest time between two readings of the whole table. They take a share of `1 / SWEEP_SHARE` of the time at most.
-const SWEEP: Duration = Duration::from_secs(5);
-const SWEEP_SHARE: u32 = 300;
 /// How often the waiting rows are counted.
 const COUNT: Duration = Duration::from_secs(5);
 /// While another relay has the slice.
 const STANDBY: Duration = Duration::from_secs(1);
+/// After this many producers in a row that got nothing through, the relay slows down and says so.
+const PATIENCE: u32 = 3;
 /// How long a stopping relay waits for acknowledgements.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -116,9 +115,11 @@ struct Flight<'a> {
     acknowledged: Vec<i64>,
     blocked: Blocked,
     highest: i64,
-    /// Read the whole table at the next fetch.
-    sweep: bool,
-    next_sweep: Instant,
+    floor: Floor,
+    /// The largest row of the last page, to bound the next one by bytes.
+    largest: usize,
+    /// Producers that ended since the last acknowledgement.
+    restarts: u32,
     next_count: Instant,
 }
 
@@ -127,7 +128,6 @@ impl<'a> Flight<'a> {
         let (tx, deliveries) = mpsc::unbounded_channel();
         let sender =
             Sender::new(relay, tx).map_err(|error| Unavailable(format!("the Kafka producer cannot be made: {error}")))?;
-        let now = Instant::now();
         Ok(Self {
             relay,
             sender,
@@ -137,19 +137,21 @@ impl<'a> Flight<'a> {
             acknowledged: Vec::new(),
             blocked: Blocked::default(),
             highest: 0,
-            sweep: true,
-            next_sweep: now + SWEEP,
-            next_count: now,
+            floor: Floor::default(),
+            largest: 0,
+            restarts: 0,
+            next_count: Instant::now(),
         })
     }
 
     async fn fly(&mut self, outbox: &Outbox, stop: &mut watch::Receiver<bool>) -> Result<(), Unavailable> {
         while !*stop.borrow() {
             self.settle(outbox).await?;
-            let fetched = self.fetch(outbox).await?;
+            let more = self.fetch(outbox).await?;
             self.probe(outbox).await?;
             self.count(outbox).await?;
-            if fetched < FETCH && self.acknowledged.is_empty() {
+            self.slow_down(stop).await;
+            if !more && self.acknowledged.is_empty() {
                 let room = self.has_room();
                 tokio::select! {
                     Some(delivery) = self.deliveries.recv() => self.delivered(outbox, delivery).await?,
@@ -178,56 +180,53 @@ impl<'a> Flight<'a> {
         self.in_flight.len() < IN_FLIGHT && self.bytes < IN_FLIGHT_BYTES
     }
 
-    /// Reads what is new and sends it; returns how many rows there were.
-    async fn fetch(&mut self, outbox: &Outbox) -> Result<usize, Unavailable> {
+    /// Reads what is new and sends it; true if there may be more.
+    async fn fetch(&mut self, outbox: &Outbox) -> Result<bool, Unavailable> {
         if !self.has_room() {
-            return Ok(0);
+            return Ok(false);
         }
-        let sweep = self.sweep || Instant::now() >= self.next_sweep;
-        let after = if sweep { 0 } else { (self.highest - MARGIN).max(0) };
+        let reachable = self.floor.reachable(outbox, self.highest).await?;
+        let after = self.floor.value();
+        let limit = ((IN_FLIGHT_BYTES - self.bytes) / self.largest.max(1)).clamp(1, FETCH);
         let known: Vec<i64> = self.in_flight.range(after..).map(|(id, _)| *id).collect();
-        let started = Instant::now();
         let rows = match self.blocked.is_empty() {
-            true => outbox.fetch(after, &known, FETCH as i64).await?,
+            true => outbox.fetch(after, &known, limit as i64).await?,
             false => {
                 let (topics, key_topics, keys) = self.blocked.exclusions();
                 let known: Vec<i64> = known.into_iter().chain(self.blocked.rows()).collect();
-                outbox.fetch_beside(after, &known, FETCH as i64, &topics, &key_topics, &keys).await?
+                outbox.fetch_beside(after, &known, limit as i64, &topics, &key_topics, &keys).await?
             }
         };
-        if sweep {
-            self.next_sweep = Instant::now() + SWEEP.max(started.elapsed() * SWEEP_SHARE);
-            // A full page may have more behind it that the margin does not reach.
-            self.sweep = rows.len() == FETCH;
-        }
-        let count = rows.len();
-        let mut rows = VecDeque::from(rows);
-        while let Some(row) = rows.pop_front() {
+        let more = rows.len() == limit;
+        // A full page has everything up to its last row.
+        let complete = rows.last().filter(|_| more).map_or(i64::MAX, |row| row.id);
+        self.largest = rows.iter().map(size).max().unwrap_or(0);
+        for row in rows {
             if !self.send(outbox, row).await? {
-                break;
+                return Ok(true);
             }
         }
-        Ok(count)
+        if let Some(number) = reachable {
+            self.floor.raise(number.min(complete));
+        }
+        Ok(more)
     }
 
-    /// Sends one row; false if the rest of the page must wait.
+    /// Sends one row; false if the rest of the page must be read again.
     async fn send(&mut self, outbox: &Outbox, row: OutboxRow) -> Result<bool, Unavailable> {
         match self.sender.send(&row, false) {
             Ok(()) => {
                 self.highest = self.highest.max(row.id);
                 self.launch(row, false);
-                Ok(true)
+                return Ok(true);
             }
-            Err(refusal) if refusal.full => {
-                self.sweep = true;
-                Ok(false)
-            }
+            // It goes on when deliveries have made room.
+            Err(refusal) if refusal.full => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(refusal) if refusal.collateral => self.restart(false, &refusal.reason)?,
             // Nothing of this row was sent: it goes alone from now on, and the rest of the page is read again without its key.
-            Err(refusal) => {
-                self.failed(outbox, row, refusal.reason, refusal.whole_topic, false).await?;
-                Ok(false)
-            }
+            Err(refusal) => self.failed(outbox, row, refusal, false).await?,
         }
+        Ok(false)
     }
 
     fn launch(&mut self, row: OutboxRow, alone: bool) {
@@ -245,47 +244,55 @@ impl<'a> Flight<'a> {
         self.bytes -= size(&sent.row);
         match delivery.result {
             Ok(()) => {
-                self.relay.board.clear("relay");
-                self.relay.metrics.relay_sent.get_or_create(&TopicLabels { topic: sent.row.topic.clone() }).inc();
-                let age = jiff::Timestamp::now().as_millisecond() - sent.row.timestamp;
-                self.relay.metrics.relay_seconds.observe(age.max(0) as f64 / 1000.0);
-                self.acknowledged.push(sent.row.id);
-                if sent.alone {
-                    self.blocked.left(&sent.row, &self.relay.board, &self.relay.metrics);
-                    self.sweep = true;
-                }
+                self.acknowledge(sent);
                 Ok(())
             }
             // Collateral of another row's failure: it is sent again.
             Err(refusal) if refusal.collateral => {
-                self.restart(sent.alone)?;
-                Ok(())
+                if sent.alone {
+                    self.blocked.again(&sent.row);
+                }
+                self.restart(sent.alone, &refusal.reason)
             }
-            Err(refusal) => self.failed(outbox, sent.row, refusal.reason, refusal.whole_topic, sent.alone).await,
+            Err(refusal) => self.failed(outbox, sent.row, refusal, sent.alone).await,
+        }
+    }
+
+    fn acknowledge(&mut self, sent: Sent) {
+        let Relay { board, metrics, .. } = self.relay;
+        self.restarts = 0;
+        board.clear("relay");
+        metrics.relay_sent.get_or_create(&TopicLabels { topic: sent.row.topic.clone() }).inc();
+        let age = jiff::Timestamp::now().as_millisecond() - sent.row.timestamp;
+        metrics.relay_seconds.observe(age.max(0) as f64 / 1000.0);
+        self.acknowledged.push(sent.row.id);
+        if sent.alone {
+            self.blocked.left(&sent.row, board, metrics);
+            self.floor.reset();
         }
     }
 
     /// A row was refused: its key (or topic) goes alone from now on. One that was alone already is stuck, and shown.
-    async fn failed(
-        &mut self,
-        outbox: &Outbox,
-        row: OutboxRow,
-        reason: String,
-        topic: bool,
-        alone: bool,
-    ) -> Result<(), Unavailable> {
+    async fn failed(&mut self, outbox: &Outbox, row: OutboxRow, refusal: Refusal, alone: bool) -> Result<(), Unavailable> {
         if alone {
-            outbox.mark_stuck(row.id, &reason).await?;
+            outbox.mark_stuck(row.id, &refusal.reason).await?;
         }
-        self.blocked.refused(&row, reason, topic, alone, &self.relay.board, &self.relay.metrics);
-        self.restart(alone)
+        self.blocked.refused(&row, &refusal, alone, &self.relay.board, &self.relay.metrics);
+        self.restart(alone, &refusal.reason)
     }
 
     /// Ends a producer with all that it has in flight; it is read and sent again.
-    fn restart(&mut self, alone: bool) -> Result<(), Unavailable> {
+    fn restart(&mut self, alone: bool, reason: &str) -> Result<(), Unavailable> {
         self.sender
             .restart(self.relay, alone)
             .map_err(|error| Unavailable(format!("the Kafka producer cannot be made: {error}")))?;
+        if !alone {
+            self.restarts += 1;
+            if self.restarts >= PATIENCE {
+                tracing::warn!(reason, "the broker ends one producer after the other; events wait in the outbox");
+                self.relay.board.note("relay", format!("the broker ends one producer after the other: {reason}"));
+            }
+        }
         let gone: Vec<i64> = self.in_flight.iter().filter(|(_, sent)| sent.alone == alone).map(|(id, _)| *id).collect();
         for id in gone {
             if let Some(sent) = self.in_flight.remove(&id) {
@@ -295,32 +302,39 @@ impl<'a> Flight<'a> {
                 }
             }
         }
-        self.sweep = true;
+        self.floor.reset();
         Ok(())
     }
 
-    /// Sends the first row of each blocked key or topic whose time has come, alone.
-    async fn probe(&mut self, outbox: &Outbox) -> Result<(), Unavailable> {
-        let due = self.blocked.due();
-        if due.is_empty() {
-            return Ok(());
+    /// Waits where producers only fail: 0.2 s to 5 s, by how many did.
+    async fn slow_down(&self, stop: &mut watch::Receiver<bool>) {
+        if self.restarts >= PATIENCE {
+            let wait = Duration::from_millis(200) * (self.restarts - PATIENCE + 1);
+            let _ = tokio::time::timeout(wait.min(Duration::from_secs(5)), stop.changed()).await;
         }
+    }
+
+    /// Sends the first row of a blocked key or topic whose time has come, alone.
+    async fn probe(&mut self, outbox: &Outbox) -> Result<(), Unavailable> {
+        // One at a time: a failure ends the producer, and with it every other try.
+        let Some(target) = self.blocked.due() else { return Ok(()) };
         self.sender
             .ready_alone(self.relay)
             .map_err(|error| Unavailable(format!("the Kafka producer cannot be made: {error}")))?;
-        for target in due {
-            let first = outbox.first_of(target.topic(), target.key(), target.row()).await?;
-            let Some(row) = first else {
-                self.blocked.gone(&target, &self.relay.board, &self.relay.metrics);
-                self.sweep = true;
-                continue;
-            };
-            self.blocked.probing(&target, row.id);
-            match self.sender.send(&row, true) {
-                Ok(()) => self.launch(row, true),
-                Err(refusal) if refusal.full => self.blocked.again(&row),
-                Err(refusal) => self.failed(outbox, row, refusal.reason, refusal.whole_topic, true).await?,
+        let Some(row) = outbox.first_of(target.topic(), target.key(), target.row()).await? else {
+            self.blocked.gone(&target, &self.relay.board, &self.relay.metrics);
+            self.floor.reset();
+            return Ok(());
+        };
+        self.blocked.probing(&target, row.id);
+        match self.sender.send(&row, true) {
+            Ok(()) => self.launch(row, true),
+            Err(refusal) if refusal.full => self.blocked.again(&row),
+            Err(refusal) if refusal.collateral => {
+                self.blocked.again(&row);
+                self.restart(true, &refusal.reason)?;
             }
+            Err(refusal) => self.failed(outbox, row, refusal, true).await?,
         }
         Ok(())
     }

@@ -89,12 +89,12 @@ impl Sender {
             false => {
                 self.flow_generation += 1;
                 let next = client(relay, &self.to, false, self.flow_generation)?;
-                std::mem::replace(&mut self.flow, next).purge(PurgeConfig::default().queue().inflight());
+                end(std::mem::replace(&mut self.flow, next));
             }
             true => {
                 self.lone_generation += 1;
                 if let Some(last) = self.lone.take() {
-                    last.purge(PurgeConfig::default().queue().inflight());
+                    end(last);
                 }
             }
         }
@@ -129,6 +129,14 @@ impl Sender {
         }
         Ok(())
     }
+}
+
+/// Ends a producer where it may block: it flushes for a while, though nothing is left in it.
+fn end(producer: Client) {
+    tokio::task::spawn_blocking(move || {
+        producer.purge(PurgeConfig::default().queue().inflight());
+        drop(producer);
+    });
 }
 
 fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation: u64) -> KafkaResult<Client> {

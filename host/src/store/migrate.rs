@@ -116,6 +116,12 @@ async fn make_login(
             "TIDEMILL_DATABASE_URL logs in as `{login}`, which is a superuser or bypasses row-level security: guests could do anything. \
              Name another user there; `tidemill migrate` makes it"
         );
+        let admin: String = transaction.query_one("SELECT current_user::text", &[]).await?.get(0);
+        ensure!(
+            admin != login,
+            "TIDEMILL_DATABASE_URL and TIDEMILL_ADMIN_DATABASE_URL log in as the same user `{login}`, which would own the tables that guests \
+             are walled off from; give the host a user of its own"
+        );
         return Ok(());
     }
     // The server gets the SCRAM verifier, not the password, so that the password is in no log of the server.

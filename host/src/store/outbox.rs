@@ -2,6 +2,7 @@
 
 use super::error::{Unavailable, describe};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
@@ -115,10 +116,11 @@ pub struct Outbox {
 /// The relay is one at a time: whoever holds this session lock.
 const SLICE_LOCK: &str = "SELECT pg_try_advisory_lock(7003, 0)";
 
+/// A relay whose machine is gone gives the slice up after `idle_session_timeout`; a living one asks something every few seconds.
 /// Statistics taken while the table is nearly empty make the planner read every dead row; the relay knows better. Custom plans, because
 /// only a constant list of known rows is hashed.
 const PINNED: &str = "SET enable_bitmapscan = off; SET enable_seqscan = off; SET enable_sort = off; SET plan_cache_mode = force_custom_plan; \
-     SET statement_timeout = '60s'; SET application_name = 'tidemill relay'";
+     SET statement_timeout = '60s'; SET idle_session_timeout = '10s'; SET application_name = 'tidemill relay'";
 
 const FETCH: &str = "\
     SELECT id, topic, key, value, header_names, header_values, (extract(epoch FROM created_at) * 1000)::int8 \
@@ -173,6 +175,16 @@ impl Outbox {
     pub async fn first_of(&self, topic: &str, key: Option<&[u8]>, id: Option<i64>) -> Result<Option<OutboxRow>, Unavailable> {
         let row = self.client.query_opt(FIRST, &[&topic, &key, &id]).await;
         Ok(row.map_err(|error| Unavailable(describe(&error)))?.as_ref().map(waiting))
+    }
+
+    /// The transactions, this connection aside, that may hold numbers of rows that nobody can see yet.
+    pub async fn writers(&self) -> Result<HashSet<String>, Unavailable> {
+        let sql = "SELECT virtualtransaction FROM pg_catalog.pg_locks \
+                   WHERE locktype = 'relation' AND relation = 'tidemill.outbox'::regclass AND mode = 'RowExclusiveLock' AND granted \
+                     AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+                     AND pid IS DISTINCT FROM pg_backend_pid()";
+        let rows = self.client.query(sql, &[]).await.map_err(|error| Unavailable(describe(&error)))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Forgets rows that the broker has acknowledged.

@@ -113,6 +113,8 @@ impl Pool {
             None => own,
         };
         config.options(all).connect_timeout(options.patience).tcp_user_timeout(Duration::from_secs(10));
+        // A server that is gone without a word is noticed within seconds, also by who only waits.
+        config.keepalives_idle(Duration::from_secs(5)).keepalives_interval(Duration::from_secs(2)).keepalives_retries(3);
         if config.get_application_name().is_none() {
             config.application_name("tidemill");
         }
@@ -140,7 +142,11 @@ impl Pool {
             Some(connection) => connection,
             None => {
                 let client = self.connect().await?;
-                let host = self.greet(&client).await.map_err(|error| Unavailable(error.to_string()))?;
+                let patience = self.shared.options.patience;
+                let greeted = tokio::time::timeout(patience, self.greet(&client)).await;
+                let greeted =
+                    greeted.unwrap_or_else(|_| Err(NotReady::Away(format!("PostgreSQL did not answer within {patience:?}"))));
+                let host = greeted.map_err(|error| Unavailable(error.to_string()))?;
                 Connection { cancel: client.cancel_token(), client, host, scopes: HashMap::new(), prepared: 0 }
             }
         };

@@ -68,8 +68,6 @@ pub struct Metrics {
     pub outbox_stuck: Gauge,
     /// Seconds from an event's commit to the broker's acknowledgement.
     pub relay_seconds: Histogram,
-    /// PostgreSQL connections that are open in the pool.
-    pub database_connections: Gauge,
 }
 
 impl Default for Metrics {
@@ -88,7 +86,6 @@ impl Default for Metrics {
             outbox_waiting: Gauge::default(),
             outbox_stuck: Gauge::default(),
             relay_seconds: Histogram::new(buckets()),
-            database_connections: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("http_requests", "Requests answered on the public port", metrics.http_requests.clone());
@@ -115,11 +112,6 @@ impl Default for Metrics {
             "Time from an event's outbox row to the broker's acknowledgement",
             Unit::Seconds,
             metrics.relay_seconds.clone(),
-        );
-        registry.register(
-            "database_connections",
-            "PostgreSQL connections open in the pool",
-            metrics.database_connections.clone(),
         );
         Self { registry, ..metrics }
     }

@@ -1,12 +1,15 @@
 //! The end of a unit: everything at once, or nothing.
 
 use super::{Unit, lease};
-use crate::store::error::{CommitError, StatementError, describe, is_plain_error};
+use crate::store::error::{CommitError, StatementError, Unavailable, describe, is_plain_error};
 use crate::store::outbox::Columns;
 use crate::store::outcome;
 use futures_util::future;
 use std::time::Duration;
 use tokio_postgres::NoTls;
+
+/// How long a rollback may take before its connection is given up, which ends the transaction as well.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Unit {
     /// Ends the unit, keeping everything. When this returns `Ok`, it is committed; `Ok(true)` if it has left rows in the outbox.
@@ -21,7 +24,11 @@ impl Unit {
         let published = !self.outbox.is_empty();
         if published && self.xid.is_none() {
             // The flush is the first write: its id must come back before COMMIT goes out.
-            if let Err(error) = self.flush().await {
+            let patience = self.context.outcome_patience;
+            let flushed = tokio::time::timeout(patience, self.flush()).await;
+            let flushed =
+                flushed.unwrap_or_else(|_| Err(Unavailable(format!("the database did not answer within {patience:?}")).into()));
+            if let Err(error) = flushed {
                 return Err(self.refused(error).await);
             }
         }
@@ -42,11 +49,12 @@ impl Unit {
             future::join3(begin, connection.host.flush(client, resume, &columns), client.query_one(&connection.host.xid, &[]))
                 .await;
         self.busy = false;
-        begun?;
         self.began = true;
         self.assumed = false;
+        begun?;
         flushed?;
         self.xid = id?.get(0);
+        self.wrote = true;
         Ok(())
     }
 
@@ -83,6 +91,13 @@ impl Unit {
                 lease.give_back();
                 return Err(CommitError::Refused(error.into()));
             }
+            // An ERROR in answer to COMMIT itself, from a trigger that waited for it, for instance.
+            (Ok(()), Err(error)) if is_plain_error(&error) => {
+                lease.give_back();
+                return Err(CommitError::Refused(error.into()));
+            }
+            // COMMIT was answered, but what should have gone before it never reached the server: no success may come of that.
+            (Err(error), Ok(())) if !client.is_closed() => return Err(CommitError::Unknown(describe(&error))),
             (Err(error), _) | (_, Err(error)) => error,
         };
         drop(lease);
@@ -117,15 +132,18 @@ impl Unit {
         }
         // In the background: the caller's answer need not wait for it, and COMMIT was never sent.
         let busy = self.busy;
+        // A plan that a migration has made useless stays so: the connection forgets its statements by ending.
+        let stale = self.doomed.as_ref().is_some_and(|error| error.sqlstate.as_deref() == Some("0A000"));
         tokio::spawn(async move {
             let connection = lease.connection();
-            let ending = async {
-                if busy {
-                    connection.cancel.cancel_query(NoTls).await?;
-                }
-                connection.client.batch_execute("ROLLBACK").await
-            };
-            if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(2), ending).await {
+            if busy {
+                // A cancel request may arrive late, and would hit whoever has the connection then: it is not used again.
+                let _ = tokio::time::timeout(PATIENCE, connection.cancel.cancel_query(NoTls)).await;
+                return;
+            }
+            if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, connection.client.batch_execute("ROLLBACK")).await
+                && !stale
+            {
                 lease.give_back();
             }
         });

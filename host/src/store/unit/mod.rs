@@ -37,6 +37,7 @@ pub struct Unit {
     xid: Option<String>,
     outbox: Vec<Envelope>,
     keys: HashSet<Vec<u8>>,
+    bytes: usize,
 }
 
 impl Unit {
@@ -54,6 +55,7 @@ impl Unit {
             xid: None,
             outbox: Vec::new(),
             keys: HashSet::new(),
+            bytes: 0,
         }
     }
 
@@ -81,7 +83,9 @@ impl Unit {
 
     /// Notes a batch of events as handled, before anything else of the unit, and returns the positions of those that were not yet.
     pub async fn note(&mut self, scope: Scope, identities: &[Identity]) -> Result<Vec<usize>, StatementError> {
-        let noted = self.note_inner(scope, identities).await;
+        let patience = self.context.sql_time.max(self.context.outcome_patience);
+        let noted = tokio::time::timeout(patience, self.note_inner(scope, identities)).await;
+        let noted = noted.unwrap_or_else(|_| Err(Unavailable(format!("the database did not answer within {patience:?}")).into()));
         noted.map_err(|error| self.doom(error))
     }
 
@@ -104,8 +108,8 @@ impl Unit {
         )
         .await;
         self.busy = false;
-        begun?;
         self.began = true;
+        begun?;
         let rows = rows?;
         self.xid = id?.get(0);
         self.wrote = true;
@@ -210,9 +214,15 @@ impl Unit {
     /// Adds an event to the unit.
     pub fn publish(&mut self, event: Envelope) -> Result<(), StatementError> {
         self.ensure_sound()?;
+        self.bytes += event.value.len();
         self.keys.extend(event.key.clone());
         self.outbox.push(event);
         Ok(())
+    }
+
+    /// How many bytes its events have so far.
+    pub fn published_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many distinct keys the unit's events have so far, and whether this is one of them. Each key is a lock at the end.

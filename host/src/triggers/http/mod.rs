@@ -77,7 +77,9 @@ impl HttpTrigger {
         let subject = self.subject(&found, &parts.headers).map_err(blame)?;
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| blame(overloaded()))?;
         let limit = usize::try_from(found.handler.manifest.limits.body).unwrap_or(usize::MAX);
-        let body = read_body(body, limit).await.map_err(blame)?;
+        // Whoever sends too slowly must not hold a permit for ever.
+        let arrived = tokio::time::timeout(found.handler.manifest.limits.wall, read_body(body, limit)).await;
+        let body = arrived.unwrap_or_else(|_| Err(too_slow())).map_err(blame)?;
         let guest = GuestRequest {
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
@@ -148,6 +150,10 @@ fn overloaded() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests at once").retry_after(1)
 }
 
+fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "The body did not arrive in time")
+}
+
 async fn read_body(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes().into()),
@@ -195,9 +201,9 @@ fn problem_of(failure: &Failure) -> Problem {
     let failed = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "handler-failed", "The handler failed; nothing was kept");
     match failure {
         Failure::Trap(_) | Failure::Doomed(_) | Failure::Response(_) | Failure::Returned { .. } => failed(),
-        Failure::Limit(message) => {
+        // Which one is in the log: its text may hold a statement.
+        Failure::Limit(_) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "limit-exceeded", "The handler exceeded a limit; nothing was kept")
-                .detail(message.clone())
         }
         Failure::Timeout(_) => {
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "handler-timeout", "The handler took too long; nothing was kept")

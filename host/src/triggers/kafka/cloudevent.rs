@@ -56,6 +56,13 @@ fn from_json(record: &Record, value: &[u8]) -> Result<Event, String> {
             }
         }
     }
+    // A payload of another kind travels as a JSON string (JSON event format, 3.1): the handler gets what is in it.
+    let media = text.get("datacontenttype").map_or("application/json", String::as_str);
+    if !is_json(media)
+        && let Some(Ok(content)) = data.as_deref().map(serde_json::from_slice::<String>)
+    {
+        data = Some(content.into_bytes());
+    }
     event(record, text, data)
 }
 

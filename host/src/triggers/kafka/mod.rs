@@ -241,12 +241,14 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let list = |partitions: &rdkafka::TopicPartitionList| {
             partitions.elements().iter().map(|e| format!("{}[{}]", e.topic(), e.partition())).collect::<Vec<_>>().join(" ")
         };
         match rebalance {
             Rebalance::Assign(partitions) => {
+                // librdkafka keeps an application's pause over a revoke; what comes back begins unpaused.
+                let _ = consumer.resume(partitions);
                 self.kafka.board.clear("consumers");
                 tracing::info!(group = &*self.group, partitions = list(partitions), "partitions assigned");
             }

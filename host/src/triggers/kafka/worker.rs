@@ -76,7 +76,9 @@ impl Worker {
                 Err(_) if count > 0 => break,
                 Err(reason) => {
                     let reason = format!(
-                        "the record is no event: {reason}; it stays in the topic and holds this partition up until the host can put it aside"
+                        "the record is no event: {reason}; it holds this partition up. The way out: stop the host and move the group's \
+                         offset past {} (kafka-consumer-groups --reset-offsets), or delete the records up to it (kafka-delete-records)",
+                        record.offset
                     );
                     return Err(Obstacle { offset: record.offset, reason });
                 }
@@ -117,12 +119,17 @@ impl Worker {
         let origin = Origin { subject: String::new(), correlation_id, causes, rehearse: false };
         let count = events.len();
         let call = Call::Events { scope: self.scope, events };
-        match self.trigger.engine.invoke(&handler, origin, call).await {
-            Ok(Answer::Events { handled }) => Ok(handled),
-            Ok(Answer::Http(_)) => Err("the engine answered a batch with a response".to_owned()),
-            Err(failure) => {
-                Err(format!("handler `{}` revision {} failed a batch of {count}: {failure}", handler.name, handler.revision))
-            }
+        // In a task of its own: neither a panic nor the end of this worker may cut a commit in two.
+        let (engine, invoked) = (self.trigger.engine.clone(), handler.clone());
+        let invoked = tokio::spawn(async move { engine.invoke(&invoked, origin, call).await });
+        match invoked.await {
+            Ok(Ok(Answer::Events { handled })) => Ok(handled),
+            Ok(Ok(Answer::Http(_))) => Err("the engine answered a batch with a response".to_owned()),
+            Err(error) => Err(format!("the host failed while handler `{}` ran: {error}", handler.name)),
+            Ok(Err(failure)) => Err(format!(
+                "handler `{}` revision {} failed a batch of {count}: {failure}; it runs again by itself, once the handler or what it needs is mended",
+                handler.name, handler.revision
+            )),
         }
     }
 
@@ -143,7 +150,7 @@ impl Worker {
     /// Shows the obstacle and waits; false if the partition is another's meanwhile.
     async fn pause(&mut self, obstacle: Obstacle) -> bool {
         if self.failures == 0 {
-            self.failing_since = jiff::Timestamp::now().to_string();
+            self.failing_since = format!("{:.3}", jiff::Timestamp::now());
         }
         self.failures += 1;
         let delay = (FIRST_DELAY * 2u32.saturating_pow((self.failures - 1).min(16))).min(LONGEST_DELAY);

@@ -1,0 +1,62 @@
+//! From which number on the relay must read.
+//!
+//! Numbers are drawn before the commit, so a row may become visible long after higher ones. Reading above the highest number seen would lose
+//! it; reading a fixed distance below would only make that rare, and could send a later row of its key first. So the relay reads above
+//! the *floor*: the number up to which every writer has ended. Whoever may still hold a number takes a `RowExclusiveLock` on the table before
+//! drawing it and gives it back after its rows have become visible, so the writers are named by the lock table. Once all that were
+//! there when a number was the highest are gone, the next read sees everything up to that number, and it becomes the floor.
+//!
+//! Without a floor each read would step over all rows that are deleted and, because of a long transaction beside it, not vacuumed.
+
+use crate::store::{Outbox, Unavailable};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Stepping over this many numbers costs less than raising the floor.
+const SLACK: i64 = 512;
+/// The shortest time between two looks at the lock table.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The number up to which everything is known, and how it is raised.
+#[derive(Debug, Default)]
+pub(super) struct Floor {
+    value: i64,
+    /// A number, and who was writing when it was the highest.
+    watched: Option<(i64, HashSet<String>)>,
+    next: Option<Instant>,
+}
+
+impl Floor {
+    /// Reads begin above this number.
+    pub(super) fn value(&self) -> i64 {
+        self.value
+    }
+
+    /// Reads begin at the start of the table again.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The number up to which a read that begins after this call sees everything, if it is news. `highest` is the highest number seen.
+    pub(super) async fn reachable(&mut self, outbox: &Outbox, highest: i64) -> Result<Option<i64>, Unavailable> {
+        let now = Instant::now();
+        if highest - self.value <= SLACK || self.next.is_some_and(|next| now < next) {
+            return Ok(None);
+        }
+        self.next = Some(now + PAUSE);
+        let writers = outbox.writers().await?;
+        match &self.watched {
+            Some((_, then)) if !then.is_disjoint(&writers) => Ok(None),
+            watched => {
+                let reached = watched.as_ref().map(|(number, _)| *number);
+                self.watched = Some((highest, writers));
+                Ok(reached)
+            }
+        }
+    }
+
+    /// Raises the floor: everything up to `number` has been read.
+    pub(super) fn raise(&mut self, number: i64) {
+        self.value = self.value.max(number);
+    }
+}
