@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Cut, Fault, Kind, World, eventually};
+use crate::support::{Cut, Fault, Kind, World, eventually, records};
 
 #[tokio::test]
 async fn c02_a_status_of_400_or_above_rolls_back() {
@@ -51,6 +51,20 @@ async fn c02_a_commit_that_was_cut_after_it_was_done_is_found_out() {
         assert!(world.has_row(steps).await);
     }
     assert_eq!(world.proxy().hits(), 2);
+}
+
+#[tokio::test]
+async fn c02_a_unit_that_only_publishes_learns_its_outcome_too() {
+    let world = World::probe(Kind::Embedded).await.proxied().await.started().await;
+    let topic = world.topic("out");
+    world.proxy().arm(Fault::Cut(Cut::AfterCommit), "INSERT INTO tidemill.outbox");
+    let answer = world.steps("publish", json!({ "topic": topic, "event_id": "told" })).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(world.proxy().hits(), 1);
+    eventually("its event is in the topic", async || {
+        records::all(&world.broker.address(), &topic).await.iter().any(|record| record.json()["id"] == "told").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -164,3 +164,31 @@ async fn c11_a_row_with_a_lower_number_that_commits_later_is_not_skipped() {
     until_there(&world, &topic, 11).await;
     world.until_outbox_is_empty().await;
 }
+
+#[tokio::test]
+async fn c11_no_event_overtakes_an_earlier_one_of_its_key_however_late_that_commits() {
+    let world = World::probe(Kind::Embedded).await.proxied().await.started().await;
+    let topic = world.topic("out");
+    world.proxy().arm(Fault::HoldCommit, "into rows");
+    let earlier = publish(&world, &topic, "k", "earlier");
+    let meanwhile = async {
+        eventually("the COMMIT is held", async || (world.proxy().hits() == 1).then_some(())).await;
+        // Thousands of numbers pass the one that nobody can see yet.
+        let others = "INSERT INTO tidemill.outbox (bucket, topic, key, value) \
+                      SELECT 0, $1, convert_to('other', 'UTF8'), convert_to('{\"id\": \"o' || n || '\"}', 'UTF8') FROM generate_series(1, 20000) n";
+        world.sql().await.execute(others, &[&topic]).await.unwrap();
+        world.until_outbox_is_empty().await;
+        // This one waits for the key, which the held unit has.
+        let later = publish(&world, &topic, "k", "later");
+        let release = async {
+            let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+            eventually("the later unit waits", async || (world.count(waiting).await == 1).then_some(())).await;
+            world.proxy().release();
+        };
+        tokio::join!(later, release);
+    };
+    tokio::join!(earlier, meanwhile);
+    let there =
+        eventually("both are in the topic", async || by_key(&world, &topic).await.remove("k").filter(|ids| ids.len() == 2));
+    assert_eq!(there.await, ["earlier", "later"]);
+}

@@ -79,3 +79,28 @@ async fn c22_sigterm_lets_the_work_under_way_finish() {
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
     assert!(world.has_row("under-way").await);
 }
+
+#[tokio::test]
+async fn c23_a_partition_that_was_full_when_it_moved_is_read_again_when_it_comes_back() {
+    let world = World::with_probe().await;
+    let (address, topic) = (world.broker.address(), world.topic("in"));
+    let large = json!("x".repeat(700_000));
+    for partition in 0..3 {
+        world.send_event(partition, "k", &format!("first-{partition}"), "probe.fail").await;
+        // More than a partition's queue holds behind an event that fails: the consumer pauses it.
+        for number in 0..14 {
+            let event = records::event(&format!("large-{partition}-{number}"), "probe.ok", &large);
+            records::produce_event(&address, &topic, Some(partition), "k", &event).await;
+        }
+        world.until_paused(partition).await;
+    }
+    let second = world.command(&["serve"]).env("TIDEMILL_HTTP_ADDR", "127.0.0.1:0").env("TIDEMILL_ADMIN_ADDR", "127.0.0.1:0");
+    let mut second = second.serve().await;
+    eventually("a partition moves", async || second.log().contains("partitions assigned").then_some(())).await;
+    second.sigterm().await;
+    world.sql().await.batch_execute("INSERT INTO probe.switches VALUES ('let-pass', true)").await.unwrap();
+    for partition in 0..3 {
+        world.until_seen(&format!("large-{partition}-13")).await;
+    }
+    assert_eq!(world.count("SELECT count(*) FROM probe.seen").await, 45);
+}
