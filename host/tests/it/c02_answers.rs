@@ -57,7 +57,7 @@ async fn c02_a_commit_that_was_cut_after_it_was_done_is_found_out() {
 async fn c02_a_unit_that_only_publishes_learns_its_outcome_too() {
     let world = World::probe(Kind::Embedded).await.proxied().await.started().await;
     let topic = world.topic("out");
-    world.proxy().arm(Fault::Cut(Cut::AfterCommit), "INSERT INTO tidemill.outbox");
+    world.proxy().arm(Fault::Cut(Cut::AfterCommit), "insert into tidemill.outbox");
     let answer = world.steps("publish", json!({ "topic": topic, "event_id": "told" })).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(world.proxy().hits(), 1);
