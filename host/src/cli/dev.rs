@@ -85,7 +85,10 @@ fn screen(config: &Config, host: &Host, kafka: SocketAddr, postgres: &Postgres, 
         String::new(),
         "Try, in another terminal:".to_owned(),
         String::new(),
-        format!("  TOKEN=$({program} token --user ann --data-dir {})", config.data_dir().display()),
+        match config.jwt_hs256_key_if_given() {
+            None => format!("  TOKEN=$({program} token --user ann --data-dir {})", config.data_dir().display()),
+            Some(_) => format!("  TOKEN=$({program} token --user ann)    # with the same TIDEMILL_JWT_HS256_KEY as this host"),
+        },
     ];
     lines.extend(tries.iter().map(|line| {
         let line = line.replace("{{url}}", &url).replace("{{token}}", "$TOKEN").replace("{{kafka}}", &kafka.to_string());

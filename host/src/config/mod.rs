@@ -126,11 +126,6 @@ impl Config {
         self.required("database_url", self.database_url.as_ref())
     }
 
-    /// The same without an error, where the setting is optional (`migrate` grants the roles to this login if it is given).
-    pub fn database_url_if_given(&self) -> Option<&DatabaseUrl> {
-        self.database_url.as_ref()
-    }
-
     /// The database for migrations.
     pub fn admin_database_url(&self) -> Result<&DatabaseUrl, Problems> {
         self.required("admin_database_url", self.admin_database_url.as_ref())

@@ -61,11 +61,6 @@ impl DatabaseUrl {
         self.text.expose()
     }
 
-    /// What tokio-postgres connects with.
-    pub fn driver(&self) -> &tokio_postgres::Config {
-        &self.driver
-    }
-
     /// The user that logs in.
     pub fn user(&self) -> &str {
         self.driver.get_user().unwrap_or_default()
