@@ -23,23 +23,19 @@ pub fn bucket_of(timestamp_ms: i64) -> i32 {
     i32::try_from(timestamp_ms.div_euclid(86_400_000)).unwrap_or(i32::MAX)
 }
 
-/// Notes the identities of a batch (each once), in offset order, and returns the positions of those that are new.
+/// Notes the identities of a batch (each once), in offset order, and returns those that are new.
 ///
 /// A concurrent unit that has noted the same one makes this wait for its end. The other days are looked at as well, since a copy
 /// of an event may carry another timestamp; `OFFSET 0` keeps that a probe per event, where a join would read the whole inbox.
 pub(super) const NOTE: &str = "\
-    WITH given AS MATERIALIZED (\
-        SELECT bucket, source, id, n \
-        FROM unnest($2::int4[], $3::text[], $4::text[]) WITH ORDINALITY AS r(bucket, source, id, n)), \
-    noted AS (\
-        INSERT INTO tidemill.inbox (scope, bucket, source, id) \
-        SELECT $1, g.bucket, g.source, g.id FROM given g \
-        WHERE NOT EXISTS (SELECT 1 FROM tidemill.inbox i \
-                          WHERE i.scope = $1 AND i.source = g.source AND i.id = g.id AND i.bucket <> g.bucket OFFSET 0) \
-        ORDER BY g.n \
-        ON CONFLICT DO NOTHING \
-        RETURNING source, id) \
-    SELECT g.n - 1 FROM given g JOIN noted USING (source, id) ORDER BY 1";
+    INSERT INTO tidemill.inbox (scope, bucket, source, id) \
+    SELECT $1, g.bucket, g.source, g.id \
+    FROM unnest($2::int4[], $3::text[], $4::text[]) WITH ORDINALITY AS g(bucket, source, id, n) \
+    WHERE NOT EXISTS (SELECT 1 FROM tidemill.inbox i \
+                      WHERE i.scope = $1 AND i.source = g.source AND i.id = g.id AND i.bucket <> g.bucket OFFSET 0) \
+    ORDER BY g.n \
+    ON CONFLICT DO NOTHING \
+    RETURNING source, id";
 
 /// Housekeeping of the inbox, outside any unit.
 #[derive(Debug, Clone)]

@@ -103,8 +103,11 @@ impl Pool {
     /// A pool for `url` (`postgres://…` or key=value). Connects at the first use; fails only if the URL makes no sense.
     pub fn new(url: &str, options: PoolOptions) -> anyhow::Result<Self> {
         let mut config = parse_url(url)?;
+        // The host's own statements have one good plan each; left to itself, PostgreSQL plans the inbox's anew for every batch. A handler's
+        // statements run under `auto`, see the unit.
         let own = format!(
-            "-c lock_timeout={} -c idle_in_transaction_session_timeout={} -c default_transaction_isolation=read\\ committed -c search_path=pg_catalog",
+            "-c lock_timeout={} -c idle_in_transaction_session_timeout={} -c default_transaction_isolation=read\\ committed -c search_path=pg_catalog \
+             -c plan_cache_mode=force_generic_plan",
             options.lock_timeout.as_millis(),
             options.idle_in_transaction.as_millis(),
         );

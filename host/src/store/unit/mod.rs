@@ -113,11 +113,8 @@ impl Unit {
         let rows = rows?;
         self.xid = id?.get(0);
         self.wrote = true;
-        Ok(rows
-            .iter()
-            .filter_map(|row| usize::try_from(row.get::<_, i64>(0)).ok())
-            .filter_map(|n| firsts.get(n).copied())
-            .collect())
+        let new: HashSet<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        Ok(firsts.into_iter().filter(|&i| new.contains(&(identities[i].source.as_str(), identities[i].id.as_str()))).collect())
     }
 
     /// Runs one statement of the handler. `encode` turns the handler's values into parameters of the types that the server inferred.

@@ -11,10 +11,11 @@ use tokio_postgres::types::ToSql;
 
 /// Sets the unit's role and settings; `SET LOCAL` in a form that is prepared once.
 const ASSUME: &str = "SELECT set_config('role', $1, true), set_config('search_path', $2, true), \
-     set_config('tidemill.subject', $3, true), set_config('statement_timeout', $4, true)";
+     set_config('tidemill.subject', $3, true), set_config('statement_timeout', $4, true), set_config('plan_cache_mode', 'auto', true)";
 /// Back to the login role, for the host's own rows at the end. The search path goes back as well: a plan prepared under one path is made
 /// anew under another, so each statement here is prepared under the path that it runs with.
-pub(super) const RESUME: &str = "SELECT set_config('role', 'none', true), set_config('search_path', 'pg_catalog', true)";
+pub(super) const RESUME: &str = "SELECT set_config('role', 'none', true), set_config('search_path', 'pg_catalog', true), \
+     set_config('plan_cache_mode', 'force_generic_plan', true)";
 pub(super) const XID: &str = "SELECT pg_current_xact_id_if_assigned()::text";
 const CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
