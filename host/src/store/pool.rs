@@ -145,10 +145,8 @@ impl Pool {
             Some(connection) => connection,
             None => {
                 let client = self.connect().await?;
-                let patience = self.shared.options.patience;
-                let greeted = tokio::time::timeout(patience, self.greet(&client)).await;
-                let greeted =
-                    greeted.unwrap_or_else(|_| Err(NotReady::Away(format!("PostgreSQL did not answer within {patience:?}"))));
+                let greeted = tokio::time::timeout(self.shared.options.patience, self.greet(&client)).await;
+                let greeted = greeted.unwrap_or_else(|_| Err(NotReady::Away(self.silence())));
                 let host = greeted.map_err(|error| Unavailable(error.to_string()))?;
                 Connection { cancel: client.cancel_token(), client, host, scopes: HashMap::new(), prepared: 0 }
             }
@@ -163,11 +161,9 @@ impl Pool {
             Ok(Ok(pair)) => pair,
             Ok(Err(error)) => {
                 self.forget_idle();
-                return Err(Unavailable(describe(&error)));
+                return Err(Unavailable(self.trouble(&error)));
             }
-            Err(_) => {
-                return Err(Unavailable(format!("PostgreSQL did not answer within {:?}", self.shared.options.patience)));
-            }
+            Err(_) => return Err(Unavailable(self.silence())),
         };
         tokio::spawn(async move {
             if let Err(error) = driver.await {
@@ -184,14 +180,14 @@ impl Pool {
         let patience = self.shared.options.patience;
         match tokio::time::timeout(patience, self.greet(&client)).await {
             Ok(greeted) => greeted.map(drop),
-            Err(_) => Err(NotReady::Away(format!("PostgreSQL did not answer within {patience:?}"))),
+            Err(_) => Err(NotReady::Away(self.silence())),
         }
     }
 
     /// What happens once on a new connection: it is refused if no guest may run under its login, else the host's statements are prepared.
     async fn greet(&self, client: &Client) -> Result<HostStatements, NotReady> {
         let login = "SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = session_user";
-        let away = |error| NotReady::Away(missing_schema(&error));
+        let away = |error| NotReady::Away(self.trouble(&error));
         let (almighty, prepared) = future::join(client.query_one(login, &[]), HostStatements::prepare(client)).await;
         match almighty.map_err(away)?.get(0) {
             true => Err(NotReady::Login(self.user().to_owned())),
@@ -204,6 +200,24 @@ impl Pool {
         let client = self.connect().await?;
         client.batch_execute(setup).await.map_err(|error| Unavailable(describe(&error)))?;
         Ok(client)
+    }
+
+    /// Why the database cannot be used, with the place and the way out.
+    fn trouble(&self, error: &tokio_postgres::Error) -> String {
+        use tokio_postgres::error::SqlState;
+        let unprepared = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::INSUFFICIENT_PRIVILEGE];
+        match error.code() {
+            Some(code) if unprepared.contains(code) => {
+                format!("{}: the database is not prepared for this login; run `tidemill migrate`", describe(error))
+            }
+            _ => unreachable(&self.shared.config, error, "TIDEMILL_DATABASE_URL"),
+        }
+    }
+
+    /// The same for a database that says nothing.
+    fn silence(&self) -> String {
+        let (place, patience) = (place(&self.shared.config), self.shared.options.patience);
+        format!("PostgreSQL at {place} did not answer within {patience:?}; check TIDEMILL_DATABASE_URL and that the server runs")
     }
 
     fn forget_idle(&self) {
@@ -264,19 +278,6 @@ fn place(config: &tokio_postgres::Config) -> String {
 /// Why a connection could not be made, with the way out.
 pub(super) fn unreachable(config: &tokio_postgres::Config, error: &tokio_postgres::Error, variable: &str) -> String {
     format!("{} (at {}); check {variable} and that the server runs", describe(error), place(config))
-}
-
-/// The usual reason why the host's own statements cannot be prepared, with the way out.
-fn missing_schema(error: &tokio_postgres::Error) -> String {
-    use tokio_postgres::error::SqlState;
-    match error.code() {
-        Some(code)
-            if [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::INSUFFICIENT_PRIVILEGE].contains(code) =>
-        {
-            format!("{}: the database is not prepared for this login; run `tidemill migrate`", describe(error))
-        }
-        _ => describe(error),
-    }
 }
 
 /// Parses a connection URL; the error never repeats it, since it holds a password.

@@ -105,7 +105,11 @@ async fn c02_without_a_database_the_answer_is_503_and_readiness_fails_until_it_i
     assert_eq!((answer.status, answer.problem()), (503, "database-unavailable"), "{answer:?}");
     let unready = eventually("readiness fails", async || Some(world.readyz().await).filter(|answer| answer.status == 503)).await;
     assert_eq!(unready.body["status"], "unready");
-    assert!(unready.body["reasons"].to_string().contains("PostgreSQL"), "{unready:?}");
+    let reasons = unready.body["reasons"].to_string();
+    let place = format!("127.0.0.1:{}", world.proxy().port);
+    for named in ["PostgreSQL", place.as_str(), "TIDEMILL_DATABASE_URL"] {
+        assert!(reasons.contains(named), "`{named}` is missing in {reasons}");
+    }
     assert_eq!(world.admin("/livez").await.status, 200, "a restart would not help");
     world.proxy().refuse(false);
     eventually("readiness comes back", async || (world.readyz().await.status == 200).then_some(())).await;
