@@ -93,10 +93,11 @@ need_lints() {
   rustup component add rustfmt clippy
 }
 
-# librdkafka is compiled from source. Without zlib's headers the crate compiles its own copy, so they are not asked for.
+# librdkafka is compiled from source, TLS is the system's OpenSSL. Without zlib's headers the crate compiles its own copy, so they are
+# not asked for.
 need_build_tools() {
-  if have gcc && have g++ && have make; then return; fi
-  need_apt gcc g++ make libc6-dev
+  if ! { have gcc && have g++ && have make; }; then need_apt gcc g++ make libc6-dev; fi
+  if ! { have pkg-config && pkg-config --exists openssl; }; then need_apt pkg-config libssl-dev; fi
 }
 
 # The folder of the newest PostgreSQL programs, of version 15 or later; nothing if there is none.
