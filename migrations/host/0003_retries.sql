@@ -28,6 +28,7 @@ CREATE TABLE tidemill.waiting (
     parked_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     failed_at      timestamptz,
     dead_letter    bigint UNIQUE,
+    ordered_by     text,
     CHECK (cardinality(header_names) = cardinality(header_values))
 );
 
@@ -38,6 +39,7 @@ COMMENT ON COLUMN tidemill.waiting.claim IS 'names the run under way; whoever ho
 COMMENT ON COLUMN tidemill.waiting.owner IS 'the process of the last run that was begun';
 COMMENT ON COLUMN tidemill.waiting.deaths IS 'how many processes ended while they ran it';
 COMMENT ON COLUMN tidemill.waiting.dead_letter IS 'the dead letter that this row replays';
+COMMENT ON COLUMN tidemill.waiting.ordered_by IS 'who ordered the replay';
 
 CREATE INDEX waiting_key ON tidemill.waiting (scope, topic, key, id);
 CREATE INDEX waiting_due ON tidemill.waiting (due) WHERE due IS NOT NULL;
@@ -241,6 +243,60 @@ BEGIN
             w.event_id);
     END IF;
     RETURN letter;
+END
+$$;
+
+-- One more failure of a waiting row, which ran under this claim (null: its first failure, in the transaction that parked it): it waits for
+-- its next attempt, or becomes a dead letter where there is none: the retries are `exhausted`, it was a replay, or its key has single
+-- attempts. Returns what became of it.
+CREATE FUNCTION tidemill.fail(waiting_id bigint, run uuid, class text, reason text, by_revision text, delay_ms bigint, exhausted boolean)
+    RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    w tidemill.waiting;
+BEGIN
+    UPDATE tidemill.waiting
+       SET attempts = attempts + 1, revision = by_revision, error_class = class, error = reason, failed_at = clock_timestamp(),
+           due = CASE WHEN due IS NOT NULL THEN clock_timestamp() + delay_ms * interval '1 millisecond' END,
+           claim = NULL, owner = NULL, deaths = 0
+     WHERE id = waiting_id AND claim IS NOT DISTINCT FROM run
+     RETURNING * INTO w;
+    IF NOT FOUND THEN
+        RETURN 'gone';
+    END IF;
+    IF exhausted OR w.dead_letter IS NOT NULL
+       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = w.scope AND s.topic = w.topic AND s.key = w.key) THEN
+        PERFORM tidemill.bury(waiting_id, class, reason, by_revision);
+        RETURN 'dead';
+    END IF;
+    RETURN 'retry';
+END
+$$;
+
+-- A waiting row has been handled, in this transaction: it goes, the next one of its key may run, the key is trusted again, and the dead
+-- letter that it replayed is no longer dead.
+CREATE FUNCTION tidemill.done(waiting_id bigint) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    w tidemill.waiting;
+BEGIN
+    DELETE FROM tidemill.waiting WHERE id = waiting_id RETURNING * INTO w;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'waiting row % was taken while it ran', waiting_id USING ERRCODE = '40001';
+    END IF;
+    IF w.key IS NOT NULL THEN
+        PERFORM tidemill.promote(w.scope, w.topic, w.key);
+        DELETE FROM tidemill.single_attempts WHERE scope = w.scope AND topic = w.topic AND key = w.key;
+    END IF;
+    IF w.dead_letter IS NOT NULL THEN
+        UPDATE tidemill.dead_letters SET state = 'replayed', ended_at = clock_timestamp(), ended_by = coalesce(w.ordered_by, '')
+         WHERE id = w.dead_letter AND state = 'dead';
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'dead letter % is not dead any more', w.dead_letter USING ERRCODE = '40001';
+        END IF;
+    END IF;
 END
 $$;
 

@@ -54,6 +54,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         "status": word,
         "reasons": reasons,
         "paused": admin.board.paused(),
+        "stopped": admin.board.breakers(),
         "stuck": admin.board.stuck(),
         "notes": admin.board.notes(),
     });

@@ -1,14 +1,14 @@
 //! One invocation, from a fresh instance to COMMIT or ROLLBACK. The only place that runs a guest.
 
+use super::admit::{Admitted, admit};
 use super::state::State;
 use super::{Engine, Handler, TICK};
 use crate::bindings::{events, http};
 use crate::capabilities::log::Sink;
 use crate::capabilities::publish::Cause;
-use crate::store::{CommitError, Identity, Scope, StatementError, StatementErrorKind, Unit, UnitContext};
+use crate::store::{Claim, CommitError, Consumer, Identity, Record, StatementError, StatementErrorKind, Unit, UnitContext};
 use crate::telemetry::OutcomeLabels;
 use std::sync::Arc;
-use std::time::Duration;
 use wasmtime::{Store, UpdateDeadline};
 
 /// Where an invocation comes from.
@@ -28,13 +28,39 @@ pub struct Origin {
 pub enum Call {
     /// Answer a request.
     Http(Box<http::Request>),
-    /// Handle a batch: the group's scope in the inbox, each event with its identity.
-    Events {
-        /// The inbox scope.
-        scope: Scope,
-        /// The events of one partition, in offset order; as many causes belong to them.
-        events: Vec<(Identity, events::Event)>,
-    },
+    /// Handle a batch.
+    Events(Batch),
+}
+
+/// Events of one partition, in offset order; as many causes belong to them.
+#[derive(Debug)]
+pub struct Batch {
+    /// Whose batch it is.
+    pub consumer: Consumer,
+    /// What keeps its events from a second effect.
+    pub fence: Fence,
+    /// The events.
+    pub items: Vec<Item>,
+}
+
+/// What keeps an event from a second effect.
+#[derive(Debug, Clone)]
+pub enum Fence {
+    /// Its row in the inbox, written first in the unit.
+    Inbox,
+    /// Its row among the waiting events, taken first and ended last in the unit. Such a batch has one event.
+    Waiting(Claim),
+}
+
+/// One event of a batch.
+#[derive(Debug)]
+pub struct Item {
+    /// What the inbox knows it by.
+    pub identity: Identity,
+    /// What the guest gets.
+    pub event: events::Event,
+    /// The record that it came in, which is kept if it has to wait.
+    pub record: Arc<Record>,
 }
 
 /// What came of it, committed.
@@ -42,10 +68,12 @@ pub enum Call {
 pub enum Answer {
     /// The guest's response. Of status 400 and above the unit was rolled back.
     Http(http::Response),
-    /// The batch is done: so many events were handled now, the others were done before.
+    /// The batch is done: those that were neither handled nor parked now were done before.
     Events {
         /// Events that the guest handled now.
         handled: usize,
+        /// Events that now wait behind an earlier one of their key.
+        parked: usize,
     },
 }
 
@@ -58,9 +86,9 @@ pub enum Failure {
     /// A limit was exceeded.
     #[error("{0}")]
     Limit(String),
-    /// The guest took longer than `wall`.
-    #[error("the handler did not end within the limit `wall` ({0:?})")]
-    Timeout(Duration),
+    /// The guest took longer than `wall`, or computed longer than `cpu`.
+    #[error("{0}")]
+    Timeout(String),
     /// The guest swallowed a failed call and returned success.
     #[error("the handler returned success, but a call of its unit had failed: {0}")]
     Doomed(StatementError),
@@ -86,6 +114,18 @@ pub enum Failure {
     /// The commit's outcome could not be learned.
     #[error("{0}")]
     Unknown(String),
+    /// These events have keys with single attempts: they must run alone. Nothing was run.
+    #[error("events of keys with single attempts run alone")]
+    Alone {
+        /// Positions in the batch.
+        events: Vec<usize>,
+    },
+    /// As many events as are allowed wait for the keys of these. Nothing was run.
+    #[error("as many events of this key wait already as `waiting_per_key` allows")]
+    Overflow {
+        /// Positions in the batch.
+        events: Vec<usize>,
+    },
 }
 
 impl Failure {
@@ -102,6 +142,8 @@ impl Failure {
             Self::Refused(_) => "refused",
             Self::Unavailable(_) => "unavailable",
             Self::Unknown(_) => "outcome-unknown",
+            Self::Alone { .. } => "alone",
+            Self::Overflow { .. } => "waiting-cap",
         }
     }
 
@@ -166,18 +208,27 @@ impl Engine {
         let mut causes = origin.causes;
         // Which of the caller's positions the guest's positions are.
         let mut positions = Vec::new();
+        let mut parked = 0;
         let work = match call {
             Call::Http(request) => Work::Http(request),
-            Call::Events { scope, events } => {
-                let (identities, events): (Vec<_>, Vec<_>) = events.into_iter().unzip();
-                positions = unit.note(scope, &identities).await?;
-                if positions.is_empty() {
-                    unit.rollback().await;
-                    return Ok(Answer::Events { handled: 0 });
+            Call::Events(batch) => {
+                let cap = i64::try_from(handler.manifest.retry.waiting_per_key).unwrap_or(i64::MAX);
+                let Admitted { items, parked: count } = match admit(&mut unit, batch, cap).await {
+                    Ok(admitted) => admitted,
+                    Err(failure) => {
+                        unit.rollback().await;
+                        return Err(failure);
+                    }
+                };
+                parked = count;
+                if items.is_empty() {
+                    self.keep(unit, origin.rehearse || parked == 0).await?;
+                    return Ok(Answer::Events { handled: 0, parked });
                 }
-                causes = positions.iter().filter_map(|&p| causes.get(p).cloned()).collect();
-                let mut events: Vec<Option<events::Event>> = events.into_iter().map(Some).collect();
-                Work::Events(positions.iter().filter_map(|&p| events.get_mut(p)?.take()).collect())
+                causes = items.iter().filter_map(|(position, _)| causes.get(*position).cloned()).collect();
+                let (at, events): (Vec<_>, Vec<_>) = items.into_iter().map(|(position, item)| (position, item.event)).unzip();
+                positions = at;
+                Work::Events(events)
             }
         };
         let log = Sink::new(
@@ -197,7 +248,7 @@ impl Engine {
                 return Err(host_fault.map_or(failure, Failure::from));
             }
         };
-        self.end(unit, returned, &positions, origin.rehearse).await
+        self.end(unit, returned, &positions, parked, origin.rehearse).await
     }
 
     fn unit_context(&self, handler: &Handler, origin: &Origin) -> UnitContext {
@@ -220,7 +271,7 @@ impl Engine {
         let mut store = Store::new(&self.wasm, state);
         store.limiter(|state| &mut state.usage);
         let cpu_ticks = u64::try_from(limits.cpu.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).max(1);
-        let cpu = limits.cpu;
+        let (cpu, wall) = (limits.cpu, limits.wall);
         // The deadline counts ticks in which the guest was computing: one that returns from a slow call is not punished for it.
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |mut store| {
@@ -232,19 +283,31 @@ impl Engine {
             }
             Ok(UpdateDeadline::Yield(1))
         });
-        let called = tokio::time::timeout(limits.wall, call(&handler, &mut store, work)).await;
+        let called = tokio::time::timeout(wall, call(&handler, &mut store, work)).await;
         let returned = match called {
             Ok(Ok(returned)) => Ok(returned),
-            Ok(Err(trap)) => Err(match store.data_mut().usage.exceeded.take() {
-                Some(limit) => Failure::Limit(limit),
-                None => Failure::Trap(trap_text(&trap)),
-            }),
-            Err(_) => Err(Failure::Timeout(limits.wall)),
+            Ok(Err(trap)) => {
+                let usage = &mut store.data_mut().usage;
+                let computed = usage.ticks > cpu_ticks;
+                Err(match usage.exceeded.take() {
+                    Some(limit) if computed => Failure::Timeout(limit),
+                    Some(limit) => Failure::Limit(limit),
+                    None => Failure::Trap(trap_text(&trap)),
+                })
+            }
+            Err(_) => Err(Failure::Timeout(format!("the handler did not end within the limit `wall` ({wall:?})"))),
         };
         (store.into_data(), returned)
     }
 
-    async fn end(&self, unit: Unit, returned: Returned, positions: &[usize], rehearse: bool) -> Result<Answer, Failure> {
+    async fn end(
+        &self,
+        unit: Unit,
+        returned: Returned,
+        positions: &[usize],
+        parked: usize,
+        rehearse: bool,
+    ) -> Result<Answer, Failure> {
         let failed = match &returned {
             Returned::Http(response) => response.status >= 400,
             Returned::Events(result) => result.is_err(),
@@ -265,7 +328,9 @@ impl Engine {
                 Ok(Answer::Http(response))
             }
             Returned::Http(response) => self.keep(unit, rehearse).await.map(|()| Answer::Http(response)),
-            Returned::Events(Ok(())) => self.keep(unit, rehearse).await.map(|()| Answer::Events { handled: positions.len() }),
+            Returned::Events(Ok(())) => {
+                self.keep(unit, rehearse).await.map(|()| Answer::Events { handled: positions.len(), parked })
+            }
             Returned::Events(Err(failure)) => {
                 let host_fault = unit.doomed().filter(|error| error.is_host_fault()).cloned();
                 unit.rollback().await;

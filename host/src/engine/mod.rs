@@ -1,11 +1,13 @@
 //! Running guests: the wasmtime engine and its settings, compiled components, and the one way to run one ([`Engine::invoke`]).
 //!
+//! - `admit`: which events of a batch the guest gets
 //! - `cache`: compiled components on disk, by content and engine
 //! - `handler`: a compiled handler, its imports checked against its grants
 //! - `registry`: which handler is active, and which routes and topics lead to it
 //! - `state`: what the capabilities of one invocation work with, and its limits
 //! - `invoke`: one invocation from start to commit or rollback
 
+mod admit;
 mod cache;
 mod handler;
 mod invoke;
@@ -14,7 +16,7 @@ mod state;
 
 pub use cache::Cache;
 pub use handler::{Handler, HandlerSource};
-pub use invoke::{Answer, Call, Failure, Origin};
+pub use invoke::{Answer, Batch, Call, Failure, Fence, Item, Origin};
 pub use registry::{Match, Registry, RouteError};
 
 use crate::capabilities::{log, publish, sql};

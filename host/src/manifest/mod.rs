@@ -3,6 +3,7 @@
 //! - `reader`: TOML section by section, every problem with its line
 //! - `names`: what names may look like, and the database roles that follow from them
 //! - `limits`: what one invocation may use
+//! - `retry`: what happens to an event that fails
 //! - `migrations`: the numbered SQL files of an app
 //! - `load`: all manifests below a folder, checked against each other
 
@@ -11,6 +12,7 @@ mod load;
 mod migrations;
 mod names;
 mod reader;
+mod retry;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -20,6 +22,7 @@ pub use load::{Loaded, MANIFEST_FILE, load_dir, migrations_by_app};
 pub use migrations::{MIGRATIONS_DIR, Migration};
 pub use names::{owner_role, role};
 use reader::{Section, Source};
+pub use retry::Retry;
 
 /// One handler as its author declares it; paths are as written, [`load_dir`] resolves them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Manifest {
     pub dev_try: Vec<String>,
     /// What one invocation may use.
     pub limits: Limits,
+    /// What happens to an event that it fails.
+    pub retry: Retry,
 }
 
 /// `[[http]]`: a kind of request that starts the handler.
@@ -141,7 +146,12 @@ impl Manifest {
             section.end();
             limits
         });
-        for key in ["jobs", "config", "retry"] {
+        let retry = root.section("retry").map(|mut section| {
+            let retry = Retry::read(&mut section);
+            section.end();
+            retry
+        });
+        for key in ["jobs", "config"] {
             root.reserved(key);
         }
         root.end();
@@ -157,6 +167,7 @@ impl Manifest {
             sql,
             dev_try: dev_try.unwrap_or_default(),
             limits: limits.unwrap_or_default(),
+            retry: retry.unwrap_or_default(),
         })
     }
 }

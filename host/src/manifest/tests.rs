@@ -38,6 +38,11 @@ payload = "cloudevents"
 [dev]
 try = ["curl localhost:8080/api/orders"]
 
+[retry]
+retries = 5
+delay = "500ms"
+max_delay = "1m"
+
 [limits]
 memory = "32MiB"
 cpu = "500ms"
@@ -78,6 +83,7 @@ fn a_whole_manifest_is_read() {
         sql: true,
         dev_try: vec!["curl localhost:8080/api/orders".into()],
         limits: Limits { memory: 32 << 20, cpu: Duration::from_millis(500), batch: 100, ..Limits::default() },
+        retry: Retry { retries: 5, delay: Duration::from_millis(500), max_delay: Duration::from_secs(60), ..Retry::default() },
     };
     assert_eq!(manifest, expected);
 }
@@ -108,7 +114,6 @@ fn each_mistake_has_its_message_with_file_and_line() {
         ("app = 3", ":3: `app` must be a text, not a number"),
         ("[jobs]\nx = 1", ":3: `jobs` comes with a later version: remove it for now"),
         ("[config]", ":3: `config` comes with a later version: remove it for now"),
-        ("[retry]", ":3: `retry` comes with a later version: remove it for now"),
         ("[[http]]\nmethod = 'get'\npath = '/'", ":4: `method`: `get` is none of GET, POST, PUT, PATCH, DELETE, HEAD"),
         ("[[http]]\nmethod = 'GET'\npath = 'api'", ":5: `path`: `api`: a path begins with `/`"),
         ("[[http]]\nmethod = 'GET'", ":3: [[http]]: `path` is missing"),

@@ -37,6 +37,16 @@ pub(super) const NOTE: &str = "\
     ON CONFLICT DO NOTHING \
     RETURNING source, id";
 
+/// Which keys of a batch may not run with it: those with waiting rows (counted up to the limit), and those with single attempts. A statement of
+/// its own after [`NOTE`], which may have waited for the unit that parked them.
+pub(super) const HELD: &str = "\
+    SELECT k.key, \
+           (SELECT count(*) FROM (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND w.key = k.key LIMIT $4) c), \
+           EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND s.key = k.key) \
+    FROM unnest($3::bytea[]) AS k(key) \
+    WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND w.key = k.key) \
+       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND s.key = k.key)";
+
 /// Housekeeping of the inbox, outside any unit.
 #[derive(Debug, Clone)]
 pub struct Inbox {

@@ -84,6 +84,10 @@ impl<'a> Columns<'a> {
         columns
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
     pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 8] {
         [&self.buckets, &self.topics, &self.keys, &self.values, &self.content_types, &self.ids, &self.correlations, &self.traces]
     }

@@ -46,11 +46,25 @@ pub struct StuckRow {
     pub retry_in_ms: u64,
 }
 
+/// A group that has stopped, because many distinct keys fail on one revision.
+#[derive(Debug, Clone, Serialize)]
+pub struct OpenBreaker {
+    /// The consumer group.
+    pub group: String,
+    /// The revision that fails.
+    pub revision: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// What failed, and how to get out of it.
+    pub reason: String,
+}
+
 /// What waits for a person. Cheap to write, read by the admin port.
 #[derive(Debug, Default)]
 pub struct Board {
     paused: Mutex<BTreeMap<(String, String, i32), PausedPartition>>,
     stuck: Mutex<BTreeMap<i64, StuckRow>>,
+    breakers: Mutex<BTreeMap<String, OpenBreaker>>,
     notes: Mutex<BTreeMap<&'static str, String>>,
 }
 
@@ -63,6 +77,21 @@ impl Board {
     /// Takes a partition down: its batch has succeeded, or it belongs to another replica now.
     pub fn resume(&self, group: &str, topic: &str, partition: i32) {
         lock(&self.paused).remove(&(group.to_owned(), topic.to_owned(), partition));
+    }
+
+    /// Puts a group up that has stopped.
+    pub fn open_breaker(&self, entry: OpenBreaker) {
+        lock(&self.breakers).insert(entry.group.clone(), entry);
+    }
+
+    /// Takes a group down that goes on.
+    pub fn close_breaker(&self, group: &str) {
+        lock(&self.breakers).remove(group);
+    }
+
+    /// The groups that have stopped, by name.
+    pub fn breakers(&self) -> Vec<OpenBreaker> {
+        lock(&self.breakers).values().cloned().collect()
     }
 
     /// Puts a stuck outbox row up, or replaces what is known of it.

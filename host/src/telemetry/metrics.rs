@@ -36,6 +36,22 @@ pub struct PartitionLabels {
     pub partition: i32,
 }
 
+/// Labels of a failure of one handler.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FailureLabels {
+    /// The handler.
+    pub handler: String,
+    /// The error class, such as `trap`.
+    pub class: &'static str,
+}
+
+/// Labels of one handler.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HandlerLabels {
+    /// The handler.
+    pub handler: String,
+}
+
 /// Labels of one topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TopicLabels {
@@ -58,6 +74,18 @@ pub struct Metrics {
     pub events_duplicate: Family<PartitionLabels, Counter>,
     /// Events of types that the handler does not ask for.
     pub events_skipped: Family<PartitionLabels, Counter>,
+    /// Events that wait behind an earlier one of their key.
+    pub events_parked: Family<PartitionLabels, Counter>,
+    /// Failed attempts at single events.
+    pub attempts_failed: Family<FailureLabels, Counter>,
+    /// Events that were given up.
+    pub dead_lettered: Family<FailureLabels, Counter>,
+    /// Events that wait in the database, counted up to 10,000.
+    pub waiting: Family<HandlerLabels, Gauge>,
+    /// Dead letters that nobody has worked, counted up to 10,000.
+    pub dead: Family<HandlerLabels, Gauge>,
+    /// Seconds from a retry's due time to its start.
+    pub retry_lateness: Histogram,
     /// 1 while a partition is paused because its batch fails.
     pub partition_paused: Family<PartitionLabels, Gauge>,
     /// Events that the broker has acknowledged.
@@ -81,6 +109,12 @@ impl Default for Metrics {
             events_handled: Family::default(),
             events_duplicate: Family::default(),
             events_skipped: Family::default(),
+            events_parked: Family::default(),
+            attempts_failed: Family::default(),
+            dead_lettered: Family::default(),
+            waiting: Family::default(),
+            dead: Family::default(),
+            retry_lateness: Histogram::new(buckets()),
             partition_paused: Family::default(),
             relay_sent: Family::default(),
             outbox_waiting: Gauge::default(),
@@ -99,6 +133,17 @@ impl Default for Metrics {
         registry.register("events_handled", "Events handled and committed", metrics.events_handled.clone());
         registry.register("events_duplicate", "Events that the inbox knew already", metrics.events_duplicate.clone());
         registry.register("events_skipped", "Events of types that the handler does not ask for", metrics.events_skipped.clone());
+        registry.register("events_parked", "Events that wait behind an earlier one of their key", metrics.events_parked.clone());
+        registry.register("attempts_failed", "Failed attempts at single events, by error class", metrics.attempts_failed.clone());
+        registry.register("dead_lettered", "Events given up, by error class", metrics.dead_lettered.clone());
+        registry.register("waiting_events", "Events waiting in the database, up to 10,000 counted", metrics.waiting.clone());
+        registry.register("dead_letters", "Dead letters that nobody has worked, up to 10,000 counted", metrics.dead.clone());
+        registry.register_with_unit(
+            "retry_lateness",
+            "Time from a retry's due time to its start",
+            Unit::Seconds,
+            metrics.retry_lateness.clone(),
+        );
         registry.register(
             "partition_paused",
             "1 while a partition is paused because its batch fails",

@@ -5,8 +5,8 @@
 mod board;
 mod metrics;
 
-pub use board::{Board, PausedPartition, StuckRow};
-pub use metrics::{HttpLabels, Metrics, OutcomeLabels, PartitionLabels, TopicLabels};
+pub use board::{Board, OpenBreaker, PausedPartition, StuckRow};
+pub use metrics::{FailureLabels, HandlerLabels, HttpLabels, Metrics, OutcomeLabels, PartitionLabels, TopicLabels};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

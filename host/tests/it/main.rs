@@ -12,6 +12,7 @@
 mod c01_unit_of_work;
 mod c02_answers;
 mod c04_identity;
+mod c08_retries;
 mod c11_relay;
 mod dev;
 mod faults;

@@ -1,8 +1,8 @@
 //! The end of a unit: everything at once, or nothing.
 
+use super::statements::Ending;
 use super::{Unit, lease};
 use crate::store::error::{CommitError, StatementError, Unavailable, describe, is_plain_error};
-use crate::store::outbox::Columns;
 use crate::store::outcome;
 use futures_util::future;
 use std::time::Duration;
@@ -18,7 +18,7 @@ impl Unit {
             self.rollback().await;
             return Err(CommitError::Doomed(error));
         }
-        if !self.began && self.outbox.is_empty() {
+        if !self.began && self.outbox.is_empty() && self.waiting.is_empty() {
             return Ok(false);
         }
         let published = !self.outbox.is_empty();
@@ -37,8 +37,8 @@ impl Unit {
 
     /// Writes the outbox rows and learns the transaction's id, without ending the transaction.
     async fn flush(&mut self) -> Result<(), StatementError> {
-        let events = std::mem::take(&mut self.outbox);
-        let columns = Columns::new(&events);
+        let (events, waiting) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.waiting));
+        let ending = Ending::new(&events, &waiting);
         let (began, assumed, scope) = (self.began, self.assumed, self.context.scope);
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let client = &connection.client;
@@ -46,7 +46,7 @@ impl Unit {
         let begin = async { if began { Ok(()) } else { client.batch_execute("BEGIN").await } };
         let resume = connection.scope(scope).filter(|_| assumed).map(|scope| &scope.resume);
         let (begun, flushed, id) =
-            future::join3(begin, connection.host.flush(client, resume, &columns), client.query_one(&connection.host.xid, &[]))
+            future::join3(begin, connection.host.flush(client, resume, &ending), client.query_one(&connection.host.xid, &[]))
                 .await;
         self.busy = false;
         self.began = true;
@@ -59,8 +59,8 @@ impl Unit {
     }
 
     async fn finish(mut self) -> Result<(), CommitError> {
-        let events = std::mem::take(&mut self.outbox);
-        let columns = Columns::new(&events);
+        let (events, waiting) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.waiting));
+        let ending = Ending::new(&events, &waiting);
         let assumed = self.assumed;
         let Some(mut lease) = self.lease.take() else {
             return Err(CommitError::Failed("the unit lost its connection".to_owned()));
@@ -69,17 +69,18 @@ impl Unit {
         let (client, host) = (&connection.client, &connection.host);
         let resume = connection.scope(self.context.scope).filter(|_| assumed).map(|scope| &scope.resume);
         let flush = async {
-            match events.is_empty() {
+            match ending.is_empty() {
                 true => client.execute(&host.constraints, &[]).await.map(drop),
-                false => host.flush(client, resume, &columns).await,
+                false => host.flush(client, resume, &ending).await,
             }
         };
-        let ending = future::join(flush, client.batch_execute("COMMIT"));
-        let ended = tokio::time::timeout(self.context.outcome_patience, ending).await;
+        let flushed_rows = !ending.is_empty();
+        let both = future::join(flush, client.batch_execute("COMMIT"));
+        let ended = tokio::time::timeout(self.context.outcome_patience, both).await;
         // Silence is like a lost connection: what became of COMMIT must be asked.
         let Ok((flushed, committed)) = ended else {
             drop(lease);
-            return self.ask("the database did not answer COMMIT in time", !events.is_empty()).await;
+            return self.ask("the database did not answer COMMIT in time", flushed_rows).await;
         };
         let error = match (flushed, committed) {
             (Ok(()), Ok(())) => {
@@ -101,7 +102,7 @@ impl Unit {
             (Err(error), _) | (_, Err(error)) => error,
         };
         drop(lease);
-        self.ask(&describe(&error), !events.is_empty()).await
+        self.ask(&describe(&error), flushed_rows).await
     }
 
     /// Learns the outcome after COMMIT was sent and its answer was lost.

@@ -10,17 +10,20 @@ mod statements;
 mod types;
 
 pub(super) use statements::HostStatements;
-pub use types::{Param, RawColumn, Rows, StatementText, UnitContext};
+pub use types::{Noted, Param, RawColumn, Rows, StatementText, UnitContext};
 
 use super::error::{StatementError, StatementErrorKind as Kind, Unavailable};
 use super::inbox::{Identity, Scope};
 use super::outbox::Envelope;
+use super::waiting::{Claim, Consumer, Parked};
 use super::{Lease, Pool};
 use futures_util::future;
 use statements::{Opening, RESUME, XID, collect};
 use std::collections::HashSet;
+use std::time::Duration;
 use tokio_postgres::Statement;
 use tokio_postgres::types::Type;
+use types::WaitingChanges;
 
 /// One invocation's transaction. It is opened at the first need, and whatever happens to it, [`Unit::commit`] or [`Unit::rollback`] says so;
 /// dropping it closes its connection, which rolls back.
@@ -36,6 +39,7 @@ pub struct Unit {
     wrote: bool,
     xid: Option<String>,
     outbox: Vec<Envelope>,
+    waiting: WaitingChanges,
     keys: HashSet<Vec<u8>>,
     bytes: usize,
 }
@@ -54,6 +58,7 @@ impl Unit {
             wrote: false,
             xid: None,
             outbox: Vec::new(),
+            waiting: WaitingChanges::default(),
             keys: HashSet::new(),
             bytes: 0,
         }
@@ -81,15 +86,29 @@ impl Unit {
         }
     }
 
-    /// Notes a batch of events as handled, before anything else of the unit, and returns the positions of those that were not yet.
-    pub async fn note(&mut self, scope: Scope, identities: &[Identity]) -> Result<Vec<usize>, StatementError> {
-        let patience = self.context.sql_time.max(self.context.outcome_patience);
-        let noted = tokio::time::timeout(patience, self.note_inner(scope, identities)).await;
-        let noted = noted.unwrap_or_else(|_| Err(Unavailable(format!("the database did not answer within {patience:?}")).into()));
-        noted.map_err(|error| self.doom(error))
+    /// Notes a batch of events of one topic as handled, before anything else of the unit. Says which of them were not yet, and which of the
+    /// keys (each once) may not run with the batch; waiting events are counted up to `cap` for each key.
+    pub async fn note(
+        &mut self,
+        scope: Scope,
+        topic: &str,
+        identities: &[Identity],
+        keys: &[&[u8]],
+        cap: i64,
+    ) -> Result<Noted, StatementError> {
+        let patience = self.patience();
+        let noted = tokio::time::timeout(patience, self.note_inner(scope, topic, identities, keys, cap)).await;
+        self.in_time(noted, patience)
     }
 
-    async fn note_inner(&mut self, scope: Scope, identities: &[Identity]) -> Result<Vec<usize>, StatementError> {
+    async fn note_inner(
+        &mut self,
+        scope: Scope,
+        topic: &str,
+        identities: &[Identity],
+        keys: &[&[u8]],
+        cap: i64,
+    ) -> Result<Noted, StatementError> {
         // A copy within the batch is one as well, whatever its day.
         let mut seen = HashSet::new();
         let firsts: Vec<usize> =
@@ -101,20 +120,86 @@ impl Unit {
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let (client, host) = (&connection.client, &connection.host);
         self.busy = true;
-        let (begun, rows, id) = future::join3(
+        let (begun, rows, held, id) = future::join4(
             client.batch_execute("BEGIN"),
             client.query(&host.note, &[&scope.0, &buckets, &sources, &ids]),
+            async {
+                match keys.is_empty() {
+                    true => Ok(Vec::new()),
+                    false => client.query(&host.held, &[&scope.0, &topic, &keys, &cap]).await,
+                }
+            },
             client.query_one(&host.xid, &[]),
         )
         .await;
         self.busy = false;
         self.began = true;
         begun?;
-        let rows = rows?;
+        let (rows, held) = (rows?, held?);
         self.xid = id?.get(0);
         self.wrote = true;
         let new: HashSet<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(firsts.into_iter().filter(|&i| new.contains(&(identities[i].source.as_str(), identities[i].id.as_str()))).collect())
+        Ok(Noted {
+            new: firsts
+                .into_iter()
+                .filter(|&i| new.contains(&(identities[i].source.as_str(), identities[i].id.as_str())))
+                .collect(),
+            blocked: held.iter().map(|row| (row.get(0), row.get(1))).filter(|(_, count)| *count > 0).collect(),
+            single: held.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect(),
+        })
+    }
+
+    /// Takes a waiting row for this unit, before anything else of it; false if the claim is not valid any more. A successful unit ends the row.
+    pub async fn resume(&mut self, claim: &Claim) -> Result<bool, StatementError> {
+        let patience = self.patience();
+        let resumed = tokio::time::timeout(patience, self.resume_inner(claim)).await;
+        self.in_time(resumed, patience)
+    }
+
+    async fn resume_inner(&mut self, claim: &Claim) -> Result<bool, StatementError> {
+        let connection = lease(&mut self.lease, &self.pool).await?.connection();
+        let (client, host) = (&connection.client, &connection.host);
+        self.busy = true;
+        let (begun, row, id) = future::join3(
+            client.batch_execute("BEGIN"),
+            client.query_opt(&host.claimed, &[&claim.id, &claim.token]),
+            client.query_one(&host.xid, &[]),
+        )
+        .await;
+        self.busy = false;
+        self.began = true;
+        begun?;
+        let found = row?.is_some();
+        self.xid = id?.get(0);
+        self.wrote = found;
+        self.waiting.done = found.then(|| claim.clone());
+        Ok(found)
+    }
+
+    /// Lets events wait that were noted but may not run, with the unit.
+    pub fn park(&mut self, consumer: &Consumer, events: Vec<Parked>) {
+        if !events.is_empty() {
+            self.waiting.parked = Some((consumer.clone(), events));
+        }
+    }
+
+    /// A key with single attempts is trusted again, with the unit.
+    pub fn trust(&mut self, scope: Scope, topic: &str, key: Vec<u8>) {
+        self.waiting.trusted.push((scope, topic.to_owned(), key));
+    }
+
+    /// How long the host's own first statements of a unit may take.
+    fn patience(&self) -> Duration {
+        self.context.sql_time.max(self.context.outcome_patience)
+    }
+
+    fn in_time<T>(
+        &mut self,
+        ended: Result<Result<T, StatementError>, tokio::time::error::Elapsed>,
+        patience: Duration,
+    ) -> Result<T, StatementError> {
+        let ended = ended.unwrap_or_else(|_| Err(Unavailable(format!("the database did not answer within {patience:?}")).into()));
+        ended.map_err(|error| self.doom(error))
     }
 
     /// Runs one statement of the handler. `encode` turns the handler's values into parameters of the types that the server inferred.

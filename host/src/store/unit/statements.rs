@@ -1,10 +1,11 @@
 //! The host's own statements around a handler's, and how they travel together.
 
-use super::types::{Param, Rows, UnitContext};
+use super::types::{Param, Rows, UnitContext, WaitingChanges};
 use crate::store::error::{StatementError, StatementErrorKind as Kind, describe};
 use crate::store::inbox;
-use crate::store::outbox::{self, Columns};
+use crate::store::outbox::{self, Columns, Envelope};
 use crate::store::pool::Connection;
+use crate::store::waiting::{self, ParkColumns};
 use futures_util::{StreamExt, future, pin_mut};
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
@@ -16,6 +17,10 @@ const ASSUME: &str = "SELECT set_config('role', $1, true), set_config('search_pa
 /// anew under another, so each statement here is prepared under the path that it runs with.
 pub(super) const RESUME: &str = "SELECT set_config('role', 'none', true), set_config('search_path', 'pg_catalog', true), \
      set_config('plan_cache_mode', 'force_generic_plan', true)";
+/// The fence of a waiting row: whoever holds another claim finds nothing.
+const RESUME_WAITING: &str = "SELECT id FROM tidemill.waiting WHERE id = $1 AND claim = $2 FOR UPDATE";
+const DONE: &str = "SELECT tidemill.done($1)";
+const TRUST: &str = "DELETE FROM tidemill.single_attempts WHERE scope = $1 AND topic = $2 AND key = $3";
 pub(super) const XID: &str = "SELECT pg_current_xact_id_if_assigned()::text";
 const CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
@@ -75,11 +80,16 @@ impl Opening {
 /// The host's own statements around a handler's, prepared when a connection is made.
 pub(in crate::store) struct HostStatements {
     pub(super) note: Statement,
+    pub(super) held: Statement,
+    pub(super) claimed: Statement,
     pub(super) xid: Statement,
     assume: Statement,
     pub(super) constraints: Statement,
     locks: Statement,
     insert: Statement,
+    park: Statement,
+    done: Statement,
+    trust: Statement,
 }
 
 impl HostStatements {
@@ -88,7 +98,10 @@ impl HostStatements {
             [inbox::NOTE, XID, ASSUME, CONSTRAINTS, outbox::KEY_LOCKS, outbox::INSERT].map(|text| client.prepare(text));
         let (note, xid, assume) = future::try_join3(note, xid, assume).await?;
         let (constraints, locks, insert) = future::try_join3(constraints, locks, insert).await?;
-        Ok(Self { note, xid, assume, constraints, locks, insert })
+        let [held, claimed, park, done, trust] =
+            [inbox::HELD, RESUME_WAITING, waiting::PARK, DONE, TRUST].map(|text| client.prepare(text));
+        let (held, claimed, park, done, trust) = future::try_join5(held, claimed, park, done, trust).await?;
+        Ok(Self { note, held, claimed, xid, assume, constraints, locks, insert, park, done, trust })
     }
 
     /// Sends the end of a unit in the one lock order: constraints, key locks, rows. The first error is the one that counts.
@@ -96,7 +109,7 @@ impl HostStatements {
         &self,
         client: &tokio_postgres::Client,
         resume: Option<&Statement>,
-        columns: &Columns<'_>,
+        ending: &Ending<'_>,
     ) -> Result<(), tokio_postgres::Error> {
         let constraints = client.execute(&self.constraints, &[]);
         let resume = async {
@@ -106,14 +119,73 @@ impl HostStatements {
             }
         };
         let locks = async {
-            match columns.locks.is_empty() {
+            match ending.locks.is_empty() {
                 true => Ok(()),
-                false => client.query(&self.locks, &[&columns.locks]).await.map(drop),
+                false => client.query(&self.locks, &[&ending.locks]).await.map(drop),
             }
         };
-        let params = columns.params();
-        let insert = client.execute(&self.insert, &params);
-        let (constraints, resume, locks, insert) = future::join4(constraints, resume, locks, insert).await;
-        constraints.map(drop).and(resume).and(locks).and(insert.map(drop))
+        let params = ending.outbox.params();
+        let insert = async {
+            match ending.outbox.is_empty() {
+                true => Ok(()),
+                false => client.execute(&self.insert, &params).await.map(drop),
+            }
+        };
+        let rows = future::join(self.flush_waiting(client, ending), insert);
+        let (constraints, resume, locks, (waiting, insert)) = future::join4(constraints, resume, locks, rows).await;
+        constraints.map(drop).and(resume).and(locks).and(waiting).and(insert)
+    }
+
+    /// What the end of a unit changes of the events that wait.
+    async fn flush_waiting(&self, client: &tokio_postgres::Client, ending: &Ending<'_>) -> Result<(), tokio_postgres::Error> {
+        let park = async {
+            match &ending.parked {
+                Some(columns) => client.query(&self.park, &columns.params()).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let done = async {
+            match &ending.done {
+                Some(id) => client.query(&self.done, &[id]).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let trusted = future::join_all(ending.trusted.iter().map(async |(scope, topic, key)| {
+            let params: [&(dyn ToSql + Sync); 3] = [scope, topic, key];
+            client.execute(&self.trust, &params).await.map(drop)
+        }));
+        let (park, done, trusted) = future::join3(park, done, trusted).await;
+        park.and(done).and(trusted.into_iter().collect())
+    }
+}
+
+/// What is written at the end of a unit, with the locks that it needs.
+pub(super) struct Ending<'a> {
+    locks: Vec<i32>,
+    outbox: Columns<'a>,
+    parked: Option<ParkColumns<'a>>,
+    done: Option<i64>,
+    trusted: Vec<(i32, &'a str, &'a [u8])>,
+}
+
+impl<'a> Ending<'a> {
+    pub(super) fn new(events: &'a [Envelope], waiting: &'a WaitingChanges) -> Self {
+        let outbox = Columns::new(events);
+        let mut locks = outbox.locks.clone();
+        locks.extend(waiting.locks());
+        // One order for all units, or two of them deadlock.
+        locks.sort_unstable();
+        locks.dedup();
+        Self {
+            locks,
+            outbox,
+            parked: waiting.parked.as_ref().map(|(consumer, events)| ParkColumns::new(consumer, events)),
+            done: waiting.done.as_ref().map(|claim| claim.id),
+            trusted: waiting.trusted.iter().map(|(scope, topic, key)| (scope.0, topic.as_str(), key.as_slice())).collect(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.outbox.is_empty() && self.parked.is_none() && self.done.is_none() && self.trusted.is_empty()
     }
 }

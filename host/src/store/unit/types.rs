@@ -1,5 +1,8 @@
 //! What goes into a unit and what comes out.
 
+use crate::store::Scope;
+use crate::store::waiting::{self, Claim, Consumer, Parked};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Row;
@@ -22,6 +25,41 @@ pub struct UnitContext {
     pub sql_result: usize,
     /// How long to ask for the outcome of a COMMIT whose answer was lost.
     pub outcome_patience: Duration,
+}
+
+/// What the inbox says of a batch.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// The positions of the events that were not handled before, each once.
+    pub new: Vec<usize>,
+    /// The keys with waiting events, and how many.
+    pub blocked: HashMap<Vec<u8>, i64>,
+    /// The keys whose events get a single attempt.
+    pub single: HashSet<Vec<u8>>,
+}
+
+/// What a unit changes of the events that wait, at its end.
+#[derive(Debug, Default)]
+pub(super) struct WaitingChanges {
+    pub(super) parked: Option<(Consumer, Vec<Parked>)>,
+    pub(super) done: Option<Claim>,
+    pub(super) trusted: Vec<(Scope, String, Vec<u8>)>,
+}
+
+impl WaitingChanges {
+    /// The locks of the waiting keys that change.
+    pub(super) fn locks(&self) -> Vec<i32> {
+        let parked = self.parked.iter().flat_map(|(consumer, events)| waiting::locks(consumer, events));
+        let done = self
+            .done
+            .iter()
+            .filter_map(|claim| Some(i32::from(waiting::waiting_bucket(claim.scope, &claim.topic, claim.key.as_deref()?))));
+        parked.chain(done).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.parked.is_none() && self.done.is_none() && self.trusted.is_empty()
+    }
 }
 
 /// A statement that the gate has let through.

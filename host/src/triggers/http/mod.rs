@@ -200,7 +200,12 @@ fn to_response(answer: crate::bindings::http::Response) -> Result<Response, Prob
 fn problem_of(failure: &Failure) -> Problem {
     let failed = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "handler-failed", "The handler failed; nothing was kept");
     match failure {
-        Failure::Trap(_) | Failure::Doomed(_) | Failure::Response(_) | Failure::Returned { .. } => failed(),
+        Failure::Trap(_)
+        | Failure::Doomed(_)
+        | Failure::Response(_)
+        | Failure::Returned { .. }
+        | Failure::Alone { .. }
+        | Failure::Overflow { .. } => failed(),
         // Which one is in the log: its text may hold a statement.
         Failure::Limit(_) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "limit-exceeded", "The handler exceeded a limit; nothing was kept")

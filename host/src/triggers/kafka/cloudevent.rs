@@ -1,15 +1,53 @@
 //! Record → CloudEvent 1.0, by the Kafka protocol binding: structured (`content-type: application/cloudevents+json`) or binary (`ce_…`
 //! headers). A record without either that holds a structured event all the same is taken as one, so that `kcat` can be used by hand.
 
-use super::record::Record;
 use crate::bindings::events::Event;
 use crate::capabilities::publish::{Cause, is_json};
+use crate::store::Record;
 use base64::Engine as _;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
+/// What the records of a topic hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Payload {
+    /// CloudEvents.
+    CloudEvents,
+    /// Anything: every record is an event, with the identity (topic, partition, offset).
+    Raw,
+}
+
 /// The event of a record, or why it is none.
-pub(super) fn decode(record: &Record) -> Result<Event, String> {
+pub(super) fn decode(record: &Record, payload: Payload) -> Result<Event, String> {
+    match payload {
+        Payload::CloudEvents => cloudevent(record),
+        Payload::Raw => Ok(raw(record)),
+    }
+}
+
+/// Any bytes, as an event of the type `raw`: its source names the partition, its id the offset. A trace is taken from the record's headers.
+fn raw(record: &Record) -> Event {
+    let carried = ["correlationid", "traceparent", "tracestate"];
+    let extension = |name: &str| Some((name.to_owned(), record.header(name)?.to_owned()));
+    Event {
+        id: record.offset.to_string(),
+        source: format!("//kafka/{}/{}", record.topic, record.partition),
+        type_: "raw".to_owned(),
+        time: None,
+        subject: None,
+        datacontenttype: record.header("content-type").map(str::to_owned),
+        dataschema: None,
+        extensions: carried.into_iter().filter_map(extension).collect(),
+        data: record.value.clone(),
+        topic: record.topic.clone(),
+        partition: record.partition,
+        offset: record.offset,
+        key: record.key.clone(),
+        timestamp: record.timestamp,
+    }
+}
+
+fn cloudevent(record: &Record) -> Result<Event, String> {
     let content_type = record.header("content-type").unwrap_or_default().to_ascii_lowercase();
     if content_type.starts_with("application/cloudevents-batch") {
         return Err("it is a batch of CloudEvents; one record holds one event".to_owned());
@@ -148,7 +186,8 @@ mod tests {
     #[test]
     fn c12_structured_and_binary_give_the_same_event() {
         let json = r#"{"specversion":"1.0","id":"1","source":"shop","type":"placed","time":"1970-01-01T00:00:01Z","n":5,"data":{"a": 1}}"#;
-        let structured = decode(&record(&[("Content-Type", "application/cloudevents+json; charset=UTF-8")], Some(json))).unwrap();
+        let structured =
+            cloudevent(&record(&[("Content-Type", "application/cloudevents+json; charset=UTF-8")], Some(json))).unwrap();
         let headers = [
             ("ce_specversion", "1.0"),
             ("ce_id", "1"),
@@ -157,7 +196,7 @@ mod tests {
             ("ce_time", "1970-01-01T00:00:01Z"),
             ("ce_n", "5"),
         ];
-        let binary = decode(&record(&headers, Some("{\"a\": 1}"))).unwrap();
+        let binary = cloudevent(&record(&headers, Some("{\"a\": 1}"))).unwrap();
         assert_eq!(format!("{structured:?}"), format!("{binary:?}"));
         assert_eq!(structured.time, Some(1_000_000));
         assert_eq!(structured.extensions, [("n".to_owned(), "5".to_owned())]);
@@ -178,7 +217,7 @@ mod tests {
             (&[("content-type", "application/cloudevents-batch+json")], Some("[]"), "batch"),
             (&[("ce_specversion", "1.0")], Some("{}"), "`id`"),
         ] {
-            let reason = decode(&record(headers, value)).unwrap_err();
+            let reason = cloudevent(&record(headers, value)).unwrap_err();
             assert!(reason.contains(says), "{value:?}: {reason}");
         }
     }

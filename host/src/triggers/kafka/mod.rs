@@ -4,19 +4,30 @@
 //! - `cloudevent`: record → CloudEvent, structured or binary
 //! - `queue`: what a partition has read and not yet handled, bounded by pausing it
 //! - `worker`: batches of one partition, one at a time, into the handler
+//! - `solve`: from a batch that fails to the event at fault
+//! - `retries`: events that wait in the database, when their time has come
+//! - `runner`: what both share: running a handler, and writing a failure down
+//! - `gate`, `breaker`: waiting while the host's own parts, or a whole revision, fail
+//! - `care`: after a process ended in the middle of its work
 //!
 //! Offsets are stored after the commit, so losing one costs reading twice, never an effect twice: the inbox row of each event is in the
 //! unit that handles it.
 
+mod breaker;
+mod care;
 mod cloudevent;
+mod gate;
 mod queue;
 mod record;
+mod retries;
+mod runner;
+mod solve;
 mod worker;
 
 use crate::engine::{Engine, Registry};
 use crate::kafka::{KafkaContext, client_config};
 use crate::manifest::Start;
-use crate::store::{Inbox, Scope};
+use crate::store::{Consumer as Consuming, Inbox, Scope};
 use crate::telemetry::{Board, Metrics, lock};
 use queue::Queue;
 use rdkafka::ClientContext;
@@ -24,7 +35,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use record::Record;
+use runner::Runner;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -66,8 +77,10 @@ impl KafkaTrigger {
         let groups = self.groups()?;
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_inbox_ready(Inbox::new(self.engine.pool().clone()), stop.clone()));
+        let runner = Arc::new(Runner::new(self.clone()));
+        tasks.spawn(retries::run(runner.clone(), stop.clone(), grace));
         for group in groups {
-            tasks.spawn(self.clone().consume(group, stop.clone(), grace));
+            tasks.spawn(self.clone().consume(runner.clone(), group, stop.clone(), grace));
         }
         while tasks.join_next().await.is_some() {}
         Ok(())
@@ -95,7 +108,7 @@ impl KafkaTrigger {
         Ok(groups.into_values().collect())
     }
 
-    async fn consume(self, group: Group, mut stop: watch::Receiver<bool>, grace: Duration) {
+    async fn consume(self, runner: Arc<Runner>, group: Group, mut stop: watch::Receiver<bool>, grace: Duration) {
         let Some(scope) = self.scope(&group.name, &mut stop).await else {
             return;
         };
@@ -107,6 +120,7 @@ impl KafkaTrigger {
                 return;
             }
         };
+        let consuming = Consuming { scope, group: group.name.clone(), handler: group.handler.clone() };
         let group = Arc::new(group);
         let mut workers = JoinSet::new();
         while !*stop.borrow() {
@@ -116,11 +130,11 @@ impl KafkaTrigger {
                         let key = (message.topic().to_owned(), message.partition());
                         let queue = partitions.queue(&key, || {
                             let queue = Arc::new(Queue::new(consumer.clone(), key.0.clone(), key.1));
-                            let worker = Worker::new(self.clone(), group.clone(), scope, queue.clone());
+                            let worker = Worker::new(runner.clone(), group.clone(), consuming.clone(), queue.clone());
                             workers.spawn(worker.run());
                             queue
                         });
-                        queue.push(Record::detach(&message));
+                        queue.push(record::detach(&message));
                     }
                     Err(error) => self.read_failed(&group, &error, &mut stop).await,
                 },

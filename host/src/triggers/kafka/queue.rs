@@ -1,7 +1,7 @@
 //! What a partition has read and not yet handled. Full, it pauses the partition (the consumer stays in its group); drained, it goes on.
 
 use super::GroupContext;
-use super::record::Record;
+use crate::store::Record;
 use crate::telemetry::lock;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};

@@ -1,182 +1,289 @@
-//! The worker of one partition: batches in offset order, one at a time. A batch that fails, or a record that is no event, pauses the
-//! partition with a growing delay and is shown; the other partitions go on.
+//! The worker of one partition: batches in offset order, one at a time. An event that fails is written down and waits in the database, or is a
+//! dead letter; the partition goes on. Only faults of the host's own parts, and an open breaker, make it wait.
+//!
+//! A batch is whatever has been read meanwhile, up to the limit `batch`: one event where the consumer keeps up, hundreds where it is behind.
 
+use super::Group;
+use super::breaker::Turn;
+use super::care::Care;
+use super::cloudevent::Payload;
 use super::queue::Queue;
-use super::record::Record;
-use super::{Group, KafkaTrigger, cloudevent};
-use crate::bindings::events::Event;
-use crate::engine::{Answer, Call, Origin};
-use crate::store::{Identity, Scope, bucket_of};
+use super::runner::{Runner, Work};
+use super::solve::{Part, cut, halves};
+use crate::engine::{Failure, Fence, Handler};
+use crate::store::{Attempt, Consumer, Identity, Parked, Place, Record, Unavailable, bucket_of};
 use crate::telemetry::{PartitionLabels, PausedPartition};
 use std::sync::Arc;
 use std::time::Duration;
 
-const FIRST_DELAY: Duration = Duration::from_secs(1);
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// A batch is at most this large, so that it fits into a guest's memory several times over.
 const BATCH_BYTES: usize = 4 << 20;
+/// How many events a probe of an open breaker tries.
+const PROBE: usize = 10;
+/// An event that was running when so many processes ended is given up.
+pub(super) const DEATHS: i32 = 3;
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
 pub(super) struct Worker {
-    trigger: KafkaTrigger,
+    pub(super) runner: Arc<Runner>,
+    pub(super) consumer: Consumer,
+    pub(super) place: Place,
     group: Arc<Group>,
-    scope: Scope,
     queue: Arc<Queue>,
     labels: PartitionLabels,
     failures: u32,
     failing_since: String,
 }
 
-/// Why the partition cannot go on.
-struct Obstacle {
-    offset: i64,
-    reason: String,
-}
+/// The partition is another's now, or the host stops.
+pub(super) struct Closed;
 
 impl Worker {
-    pub(super) fn new(trigger: KafkaTrigger, group: Arc<Group>, scope: Scope, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(runner: Arc<Runner>, group: Arc<Group>, consumer: Consumer, queue: Arc<Queue>) -> Self {
         let labels = PartitionLabels { group: group.name.to_string(), topic: queue.topic.clone(), partition: queue.partition };
-        Self { trigger, group, scope, queue, labels, failures: 0, failing_since: String::new() }
+        let place = Place { scope: consumer.scope, topic: queue.topic.clone(), partition: queue.partition };
+        Self { runner, group, consumer, place, queue, labels, failures: 0, failing_since: String::new() }
     }
 
-    /// Works until the queue is closed. A batch under way at that moment is finished.
+    /// Works until the queue is closed. What is under way at that moment is finished, or rolls back.
     pub(super) async fn run(mut self) {
-        while let Some(batch) = self.queue.take(self.batch_limit(), BATCH_BYTES).await {
-            let mut rest = batch.as_slice();
-            while !rest.is_empty() {
-                match self.step(rest).await {
-                    Ok(done) => {
-                        rest = rest.get(done..).unwrap_or_default();
-                        self.succeeded();
-                    }
-                    Err(obstacle) => {
-                        if !self.pause(obstacle).await {
-                            return;
-                        }
-                    }
-                }
+        let Ok(mut care) = self.take().await else { return };
+        while let Some(records) = self.queue.take(self.batch_limit(), BATCH_BYTES).await {
+            if self.step(records, &mut care).await.is_err() {
+                break;
             }
         }
+        self.succeeded();
+        // Not in order if this fails: the next owner only works with care for a while.
+        let _ = self.runner.running.leave(&self.place).await;
+    }
+
+    async fn take(&mut self) -> Result<Care, Closed> {
+        let found = loop {
+            match self.runner.running.take(&self.place).await {
+                Ok(found) => break found,
+                Err(error) => self.host_fault(0, &error.to_string()).await?,
+            }
+        };
+        Ok(Care::after(found, self.batch_limit()))
     }
 
     fn batch_limit(&self) -> usize {
-        let handler = self.trigger.registry.handler(&self.group.handler);
+        let handler = self.runner.trigger.registry.handler(&self.group.handler);
         handler.map_or(1, |handler| usize::try_from(handler.manifest.limits.batch).unwrap_or(1))
     }
 
-    /// Handles the records up to the first that is no event, and returns how many are done.
-    async fn step(&self, records: &[Record]) -> Result<usize, Obstacle> {
-        let first = records.first().map_or(0, |record| record.offset);
-        let mut events = Vec::with_capacity(records.len());
+    /// Handles what was read, and notes the offset behind it: every record is done then, or waits, or is a dead letter.
+    async fn step(&mut self, records: Vec<Record>, care: &mut Care) -> Result<(), Closed> {
+        let Some(last) = records.last().map(|record| record.offset) else { return Ok(()) };
+        let mut works = Vec::with_capacity(records.len());
         let mut skipped = 0;
-        let mut count = 0usize;
         for record in records {
-            let event = match cloudevent::decode(record) {
-                Ok(event) => event,
-                // What comes before it is done first.
-                Err(_) if count > 0 => break,
-                Err(reason) => {
-                    let reason = format!(
-                        "the record is no event: {reason}; it holds this partition up. The way out: stop the host and move the group's \
-                         offset past {} (kafka-consumer-groups --reset-offsets), or delete the records up to it (kafka-delete-records)",
-                        record.offset
-                    );
-                    return Err(Obstacle { offset: record.offset, reason });
-                }
-            };
-            count += 1;
-            match self.wants(&event) {
-                true => events.push((identity(record, &event), event)),
-                false => skipped += 1,
+            let record = Arc::new(record);
+            match Work::decode(record.clone(), Payload::CloudEvents) {
+                Ok(work) if self.wants(&work) => works.push(work),
+                Ok(_) => skipped += 1,
+                Err(reason) => self.no_event(record, reason).await?,
             }
         }
-        let handled = self.handle(events).await.map_err(|reason| Obstacle { offset: first, reason })?;
-        let last = records.get(count.saturating_sub(1)).map_or(first, |record| record.offset);
+        self.runner.trigger.metrics.events_skipped.get_or_create(&self.labels).inc_by(skipped);
+        let careful = care.share(&mut works);
+        for work in careful {
+            care.run(self, work).await?;
+        }
+        if !works.is_empty() {
+            self.solve(Part::whole(works)).await?;
+        }
+        self.succeeded();
         self.queue.store(last + 1);
-        let metrics = &self.trigger.metrics;
-        metrics.events_handled.get_or_create(&self.labels).inc_by(handled as u64);
-        metrics.events_skipped.get_or_create(&self.labels).inc_by(skipped);
-        metrics.events_duplicate.get_or_create(&self.labels).inc_by((count as u64).saturating_sub(skipped + handled as u64));
-        Ok(count)
+        Ok(())
     }
 
-    fn wants(&self, event: &Event) -> bool {
-        match self.group.topics.get(&event.topic) {
-            Some(Some(types)) => types.contains(&event.type_),
+    fn wants(&self, work: &Work) -> bool {
+        match self.group.topics.get(&work.record.topic) {
+            Some(Some(types)) => types.contains(&work.type_),
             _ => true,
         }
     }
 
-    /// Runs the handler over a batch; returns how many events it handled for the first time.
-    async fn handle(&self, events: Vec<(Identity, Event)>) -> Result<usize, String> {
-        if events.is_empty() {
-            return Ok(0);
-        }
-        let Some(handler) = self.trigger.registry.handler(&self.group.handler) else {
-            return Err(format!("handler `{}` is not active", self.group.handler));
+    /// Bytes that are no event are a dead letter at first sight; they have no place in any order.
+    async fn no_event(&mut self, record: Arc<Record>, reason: String) -> Result<(), Closed> {
+        let identity = Identity {
+            source: format!("//kafka/{}/{}", record.topic, record.partition),
+            id: record.offset.to_string(),
+            bucket: bucket_of(record.timestamp),
         };
-        let causes: Vec<_> = events.iter().map(|(_, event)| cloudevent::cause(event)).collect();
-        let correlation_id = causes.iter().find_map(|cause| cause.correlation_id.clone()).unwrap_or_default();
-        let origin = Origin { subject: String::new(), correlation_id, causes, rehearse: false };
-        let count = events.len();
-        let call = Call::Events { scope: self.scope, events };
-        // In a task of its own: neither a panic nor the end of this worker may cut a commit in two.
-        let (engine, invoked) = (self.trigger.engine.clone(), handler.clone());
-        let invoked = tokio::spawn(async move { engine.invoke(&invoked, origin, call).await });
-        match invoked.await {
-            Ok(Ok(Answer::Events { handled })) => Ok(handled),
-            Ok(Ok(Answer::Http(_))) => Err("the engine answered a batch with a response".to_owned()),
-            Err(error) => Err(format!("the host failed while handler `{}` ran: {error}", handler.name)),
-            Ok(Err(failure)) => Err(format!(
-                "handler `{}` revision {} failed a batch of {count}: {failure}; it runs again by itself, once the handler or what it needs is mended",
-                handler.name, handler.revision
-            )),
+        let parked = Parked { record, identity, type_: String::new() };
+        self.give_up(&parked, "not-an-event", format!("the record is no event: {reason}")).await
+    }
+
+    /// Makes an event a dead letter that no handler has failed.
+    pub(super) async fn give_up(&mut self, parked: &Parked, class: &'static str, reason: String) -> Result<(), Closed> {
+        let revision = self.runner.trigger.registry.handler(&self.group.handler).map(|handler| handler.revision.to_string());
+        let attempt = Attempt { class, reason, revision: revision.unwrap_or_default(), delay: Duration::ZERO, exhausted: true };
+        self.write_down(parked, &attempt).await
+    }
+
+    /// Runs a part of a batch to the end, cutting it where it fails. True if it failed as a whole.
+    pub(super) async fn solve(&mut self, part: Part) -> Result<bool, Closed> {
+        let Part { mut works, suspect } = part;
+        let parts = match suspect && works.len() > 1 {
+            true => halves(works),
+            false => match self.attempt(&mut works).await? {
+                Ok(()) => return Ok(false),
+                Err((handler, failure)) => match (works.len(), works.pop()) {
+                    (1, Some(work)) => {
+                        self.failed(work, &handler, &failure).await?;
+                        return Ok(true);
+                    }
+                    (_, last) => {
+                        works.extend(last);
+                        cut(works, &failure)
+                    }
+                },
+            },
+        };
+        let mut failed = false;
+        let halved = parts.len() == 2;
+        for (index, mut part) in parts.into_iter().enumerate() {
+            part.suspect = halved && index == 1 && !failed && part.works.len() > 1;
+            failed |= Box::pin(self.solve(part)).await?;
         }
+        Ok(true)
+    }
+
+    /// Runs the handler until there is an outcome that is its own.
+    async fn attempt(&mut self, works: &mut [Work]) -> Result<Result<(), (Arc<Handler>, Failure)>, Closed> {
+        loop {
+            let offset = works.first().map_or(0, |work| work.record.offset);
+            let handler = self.ready(works).await?;
+            match self.runner.invoke(&handler, &self.consumer, Fence::Inbox, works, false).await {
+                Ok(done) => {
+                    let metrics = &self.runner.trigger.metrics;
+                    metrics.events_handled.get_or_create(&self.labels).inc_by(done.handled as u64);
+                    metrics.events_parked.get_or_create(&self.labels).inc_by(done.parked as u64);
+                    let known = works.len().saturating_sub(done.handled + done.parked);
+                    metrics.events_duplicate.get_or_create(&self.labels).inc_by(known as u64);
+                    self.runner.breaker(&self.consumer.group).succeeded(&handler.revision, done.handled);
+                    self.succeeded();
+                    return Ok(Ok(()));
+                }
+                Err(failure) if failure.is_host_fault() => self.host_fault(offset, &failure.to_string()).await?,
+                Err(failure) => return Ok(Err((handler, failure))),
+            }
+        }
+    }
+
+    /// Waits until there is a handler, the database can be reached and the breaker is shut.
+    async fn ready(&mut self, works: &mut [Work]) -> Result<Arc<Handler>, Closed> {
+        loop {
+            tokio::select! {
+                () = self.runner.gate.pass() => {}
+                () = self.queue.closed() => {}
+            }
+            if self.queue.is_closed() {
+                return Err(Closed);
+            }
+            let Some(handler) = self.runner.trigger.registry.handler(&self.group.handler) else {
+                let offset = works.first().map_or(0, |work| work.record.offset);
+                self.pause(offset, format!("handler `{}` is not active", self.group.handler), LONGEST_DELAY).await?;
+                continue;
+            };
+            let breaker = self.runner.breaker(&self.consumer.group);
+            match breaker.turn(&handler.revision) {
+                Turn::Go => return Ok(handler),
+                Turn::Wait(wait) => {
+                    let _ = tokio::time::timeout(wait, self.queue.closed()).await;
+                }
+                Turn::Probe => {
+                    let (succeeded, tried) = self.probe(&handler, works).await;
+                    breaker.probed(&handler.revision, succeeded, tried);
+                }
+            }
+            breaker.show(&handler.revision, &self.runner.trigger.board);
+        }
+    }
+
+    /// Tries the next events one by one and keeps nothing.
+    async fn probe(&self, handler: &Arc<Handler>, works: &mut [Work]) -> (usize, usize) {
+        let (mut succeeded, mut tried) = (0, 0);
+        for work in works.iter_mut().take(PROBE) {
+            let work = std::slice::from_mut(work);
+            match self.runner.invoke(handler, &self.consumer, Fence::Inbox, work, true).await {
+                Ok(_) => succeeded += 1,
+                Err(failure) if failure.is_host_fault() => continue,
+                Err(_) => {}
+            }
+            tried += 1;
+        }
+        (succeeded, tried)
+    }
+
+    /// An event has failed alone: it is written down, unless so many did that the revision is at fault. Then it runs again later.
+    async fn failed(&mut self, work: Work, handler: &Arc<Handler>, failure: &Failure) -> Result<(), Closed> {
+        let breaker = self.runner.breaker(&self.consumer.group);
+        let counts = !matches!(failure, Failure::Overflow { .. });
+        if counts && breaker.failed(&handler.revision, work.key(), &failure.to_string()) {
+            breaker.show(&handler.revision, &self.runner.trigger.board);
+            return Box::pin(self.solve(Part::whole(vec![work]))).await.map(drop);
+        }
+        let attempt = self.runner.attempt(handler, failure, 1);
+        self.write_down(&work.parked(), &attempt).await
+    }
+
+    async fn write_down(&mut self, parked: &Parked, attempt: &Attempt) -> Result<(), Closed> {
+        loop {
+            match self.runner.journal.failed(&self.consumer, parked, attempt).await {
+                Ok(outcome) => {
+                    self.runner.record(&self.consumer, parked, attempt, outcome);
+                    return Ok(());
+                }
+                Err(Unavailable(error)) => self.host_fault(parked.record.offset, &error).await?,
+            }
+        }
+    }
+
+    /// Waits out a fault of the host's own parts; the longer the more of them came in a row.
+    pub(super) async fn host_fault(&mut self, offset: i64, reason: &str) -> Result<(), Closed> {
+        self.runner.gate.fault(reason);
+        let delay = FIRST_DELAY * 2u32.saturating_pow(self.failures.min(16));
+        self.pause(offset, reason.to_owned(), delay.min(LONGEST_DELAY)).await
     }
 
     fn succeeded(&mut self) {
         if self.failures > 0 {
             self.failures = 0;
-            self.trigger.board.resume(&self.labels.group, &self.labels.topic, self.labels.partition);
-            self.trigger.metrics.partition_paused.get_or_create(&self.labels).set(0);
-            tracing::info!(
-                group = self.labels.group,
-                topic = self.labels.topic,
-                partition = self.labels.partition,
-                "the partition goes on"
-            );
+            let PartitionLabels { group, topic, partition } = &self.labels;
+            self.runner.trigger.board.resume(group, topic, *partition);
+            self.runner.trigger.metrics.partition_paused.get_or_create(&self.labels).set(0);
+            tracing::info!(group, topic, partition, "the partition goes on");
         }
     }
 
-    /// Shows the obstacle and waits; false if the partition is another's meanwhile.
-    async fn pause(&mut self, obstacle: Obstacle) -> bool {
+    /// Shows why the partition cannot go on, and waits.
+    async fn pause(&mut self, offset: i64, reason: String, delay: Duration) -> Result<(), Closed> {
         if self.failures == 0 {
             self.failing_since = format!("{:.3}", jiff::Timestamp::now());
         }
         self.failures += 1;
-        let delay = (FIRST_DELAY * 2u32.saturating_pow((self.failures - 1).min(16))).min(LONGEST_DELAY);
         let PartitionLabels { group, topic, partition } = self.labels.clone();
-        tracing::warn!(group, topic, partition, offset = obstacle.offset, failures = self.failures, retry_in = ?delay,
-            "the partition is paused: {}", obstacle.reason);
-        self.trigger.metrics.partition_paused.get_or_create(&self.labels).set(1);
-        self.trigger.board.pause(PausedPartition {
+        tracing::warn!(group, topic, partition, offset, failures = self.failures, retry_in = ?delay,
+            "the partition waits: {reason}");
+        self.runner.trigger.metrics.partition_paused.get_or_create(&self.labels).set(1);
+        self.runner.trigger.board.pause(PausedPartition {
             group,
             topic,
             partition,
-            offset: obstacle.offset,
-            reason: obstacle.reason,
+            offset,
+            reason,
             since: self.failing_since.clone(),
             failures: self.failures,
             retry_in_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
         });
-        let waited = tokio::time::timeout(delay, self.queue.closed()).await;
-        if waited.is_ok() {
-            self.trigger.board.resume(&self.labels.group, &self.labels.topic, self.labels.partition);
-            self.trigger.metrics.partition_paused.get_or_create(&self.labels).set(0);
+        match tokio::time::timeout(delay, self.queue.closed()).await {
+            Ok(()) => Err(Closed),
+            Err(_) => Ok(()),
         }
-        waited.is_err()
     }
-}
-
-fn identity(record: &Record, event: &Event) -> Identity {
-    Identity { source: event.source.clone(), id: event.id.clone(), bucket: bucket_of(record.timestamp) }
 }

@@ -9,14 +9,30 @@ use crate::bindings::tidemill::sql::sql::{self, Value};
 /// Handles a batch one by one; the first event that cannot be handled is named in the failure.
 pub(crate) fn handle(events: &[Event]) -> Result<(), Failure> {
     for (position, event) in (0u32..).zip(events) {
-        one(position, event).map_err(|message| Failure { kind: FailureKind::Retry, message, events: Some(vec![position]) })?;
+        one(position, event).map_err(|message| {
+            let kind = if event.type_ == "probe.reject" { FailureKind::Reject } else { FailureKind::Retry };
+            let events = (event.type_ != "probe.vague").then(|| vec![position]);
+            Failure { kind, message, events }
+        })?;
     }
     Ok(())
 }
 
 fn one(position: u32, event: &Event) -> Result<(), String> {
     match event.type_.as_str() {
-        "probe.fail" if !switched_on("let-pass")? => return Err(format!("event {} fails as asked", event.id)),
+        "probe.fail" | "probe.reject" | "probe.vague" if !switched_on("let-pass")? => {
+            return Err(format!("event {} fails as asked", event.id));
+        }
+        "probe.hang" if !switched_on("let-pass")? => std::thread::sleep(Duration::from_secs(3_600)),
+        "probe.spin" if !switched_on("let-pass")? => loop {
+            std::hint::black_box(position);
+        },
+        "probe.hog" if !switched_on("let-pass")? => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
+            }
+        }
         "probe.trap" if !switched_on("let-pass")? => panic!("event {} traps as asked", event.id),
         "probe.slow" => std::thread::sleep(Duration::from_millis(300)),
         "probe.republish" => republish(position, event)?,

@@ -1,0 +1,87 @@
+//! Which events of a batch the guest gets: what the inbox knows is left out, what waits behind an earlier event of its key is parked.
+
+use super::invoke::{Batch, Failure, Fence, Item};
+use crate::store::{Parked, Unit};
+use std::collections::{HashMap, HashSet};
+
+/// A batch, sorted out.
+pub(super) struct Admitted {
+    /// What the guest gets, with the positions that the caller knows them by.
+    pub(super) items: Vec<(usize, Item)>,
+    /// How many events were parked with this unit.
+    pub(super) parked: usize,
+}
+
+/// Notes the batch in the unit, or takes its waiting row. Fails without a failure of the handler's if the batch must be cut first.
+pub(super) async fn admit(unit: &mut Unit, batch: Batch, cap: i64) -> Result<Admitted, Failure> {
+    match &batch.fence {
+        Fence::Inbox => note(unit, batch, cap).await,
+        Fence::Waiting(claim) => {
+            let ours = unit.resume(claim).await?;
+            let items = batch.items.into_iter().enumerate().filter(|_| ours).collect();
+            Ok(Admitted { items, parked: 0 })
+        }
+    }
+}
+
+async fn note(unit: &mut Unit, batch: Batch, cap: i64) -> Result<Admitted, Failure> {
+    let Batch { consumer, items, .. } = batch;
+    let Some(topic) = items.first().map(|item| item.record.topic.clone()) else {
+        return Ok(Admitted { items: Vec::new(), parked: 0 });
+    };
+    let identities: Vec<_> = items.iter().map(|item| item.identity.clone()).collect();
+    let keys: HashSet<&[u8]> = items.iter().filter_map(|item| item.record.key.as_deref()).collect();
+    let keys: Vec<&[u8]> = keys.into_iter().collect();
+    let noted = unit.note(consumer.scope, &topic, &identities, &keys, cap).await?;
+
+    let new: HashSet<usize> = noted.new.iter().copied().collect();
+    let (mut run, mut parked) = (Vec::with_capacity(new.len()), Vec::new());
+    let mut waiting = noted.blocked;
+    let mut overflow = Vec::new();
+    for (position, item) in items.into_iter().enumerate().filter(|(position, _)| new.contains(position)) {
+        match item.record.key.as_deref().and_then(|key| waiting.get_mut(key)) {
+            None => run.push((position, item)),
+            Some(count) if *count >= cap => overflow.push(position),
+            Some(count) => {
+                *count += 1;
+                parked.push(Parked { record: item.record, identity: item.identity, type_: item.event.type_ });
+            }
+        }
+    }
+    if !overflow.is_empty() {
+        return Err(Failure::Overflow { events: overflow });
+    }
+    alone(unit, &consumer, &topic, &run, &noted.single)?;
+    let count = parked.len();
+    unit.park(&consumer, parked);
+    Ok(Admitted { items: run, parked: count })
+}
+
+/// Events of keys with single attempts run alone, so that their failure is theirs; one that succeeds restores the trust in its key.
+fn alone(
+    unit: &mut Unit,
+    consumer: &crate::store::Consumer,
+    topic: &str,
+    run: &[(usize, Item)],
+    single: &HashSet<Vec<u8>>,
+) -> Result<(), Failure> {
+    if single.is_empty() {
+        return Ok(());
+    }
+    let mut found: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (position, item) in run {
+        if let Some(key) = item.record.key.as_deref().filter(|key| single.contains(*key)) {
+            found.entry(key).or_default().push(*position);
+        }
+    }
+    if run.len() > 1 && !found.is_empty() {
+        // The first of each key: once it has succeeded, the rest of the key is trusted again.
+        let mut events: Vec<usize> = found.values().filter_map(|positions| positions.first().copied()).collect();
+        events.sort_unstable();
+        return Err(Failure::Alone { events });
+    }
+    for key in found.keys() {
+        unit.trust(consumer.scope, topic, key.to_vec());
+    }
+    Ok(())
+}

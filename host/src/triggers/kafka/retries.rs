@@ -1,0 +1,159 @@
+//! Runs the events that wait in the database when their time has come. Every replica does; each row is one's at a time, and a key's rows run one
+//! after the other, since only the first of them is ever due.
+
+use super::cloudevent::Payload;
+use super::runner::{Runner, Work};
+use super::worker::DEATHS;
+use crate::engine::{Failure, Fence, Handler};
+use crate::store::{Attempt, Consumer, Due, Parked, Unavailable};
+use crate::telemetry::{HandlerLabels, PartitionLabels};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Rows that run at once.
+const AT_ONCE: usize = 8;
+/// The longest sleep: other replicas park rows as well.
+const POLL: Duration = Duration::from_secs(1);
+/// On top of the handler's `wall`: how long a run is this process's.
+const LEASE: Duration = Duration::from_secs(30);
+/// How often waiting events and dead letters are counted.
+const COUNT: Duration = Duration::from_secs(5);
+
+/// Runs due rows until `stop` turns true, and ends what is under way within `grace`.
+pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, grace: Duration) {
+    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    let mut tasks = JoinSet::new();
+    let mut next_count = Instant::now();
+    while !*stop.borrow() {
+        tokio::select! {
+            () = runner.gate.pass() => {}
+            _ = stop.changed() => continue,
+        }
+        if Instant::now() >= next_count {
+            count(&runner).await;
+            next_count = Instant::now() + COUNT;
+        }
+        let wait = match start(&runner, &permits, &mut tasks).await {
+            Ok(wait) => wait,
+            Err(error) => {
+                runner.gate.fault(&error.to_string());
+                continue;
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = runner.bell.notified() => {}
+            Some(_) = tasks.join_next() => {}
+            _ = stop.changed() => {}
+        }
+    }
+    let ended = tokio::time::timeout(grace, async { while tasks.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tracing::warn!("retries under way did not end in time; they are rolled back and run again");
+    }
+}
+
+/// Starts what is due and there is room for; says how long nothing else will be.
+async fn start(runner: &Arc<Runner>, permits: &Arc<Semaphore>, tasks: &mut JoinSet<()>) -> Result<Duration, Unavailable> {
+    let handlers: Vec<_> = runner.trigger.registry.handlers().into_iter().filter(|handler| runs(runner, handler)).collect();
+    for handler in &handlers {
+        let free = i64::try_from(permits.available_permits()).unwrap_or(0);
+        if free == 0 {
+            return Ok(POLL);
+        }
+        let lease = handler.manifest.limits.wall + LEASE;
+        for due in runner.journal.claim(&handler.name, lease, free).await? {
+            let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
+            let (runner, handler) = (runner.clone(), handler.clone());
+            tasks.spawn(async move {
+                one(&runner, &handler, due).await;
+                drop(permit);
+            });
+        }
+    }
+    if permits.available_permits() == 0 {
+        return Ok(POLL);
+    }
+    let names: Vec<&str> = handlers.iter().map(|handler| &*handler.name).collect();
+    Ok(runner.journal.next(&names).await?.unwrap_or(POLL).min(POLL))
+}
+
+/// Whether a handler has events at all, and none of its groups has stopped.
+fn runs(runner: &Runner, handler: &Handler) -> bool {
+    let open = |group: &str| runner.breaker(&group.into()).is_open(&handler.revision);
+    !handler.manifest.topics.is_empty() && !handler.manifest.topics.iter().any(|topic| open(&topic.group))
+}
+
+async fn one(runner: &Arc<Runner>, handler: &Arc<Handler>, due: Due) {
+    let consumer = Consumer { scope: due.claim.scope, group: due.group.as_str().into(), handler: handler.name.clone() };
+    runner.trigger.metrics.retry_lateness.observe(due.late.as_secs_f64());
+    if due.deaths >= DEATHS {
+        let reason = format!("{} processes ended while they ran this event", due.deaths);
+        return give_up(runner, handler, &consumer, &due, "host-crash", reason).await;
+    }
+    let mut work = match Work::decode(due.record.clone(), Payload::CloudEvents) {
+        Ok(work) => [work],
+        Err(reason) => {
+            let reason = format!("the record is no event: {reason}");
+            return give_up(runner, handler, &consumer, &due, "not-an-event", reason).await;
+        }
+    };
+    match runner.invoke(handler, &consumer, Fence::Waiting(due.claim.clone()), &mut work, false).await {
+        Ok(done) => {
+            let labels = PartitionLabels { group: due.group, topic: due.claim.topic, partition: due.record.partition };
+            runner.trigger.metrics.events_handled.get_or_create(&labels).inc_by(done.handled as u64);
+            // The next one of its key may run now.
+            runner.bell.notify_one();
+        }
+        Err(failure) if failure.is_host_fault() => put_back(runner, &due, &failure).await,
+        Err(failure) => {
+            let attempt = runner.attempt(handler, &failure, u32::try_from(due.attempts).unwrap_or(0) + 1);
+            failed(runner, &consumer, &due, &attempt).await;
+        }
+    }
+}
+
+async fn give_up(runner: &Runner, handler: &Handler, consumer: &Consumer, due: &Due, class: &'static str, reason: String) {
+    let attempt = Attempt { class, reason, revision: handler.revision.to_string(), delay: Duration::ZERO, exhausted: true };
+    failed(runner, consumer, due, &attempt).await;
+}
+
+/// Writes a failed attempt down. Where the database is away, the lease ends by itself and the event runs once more.
+async fn failed(runner: &Runner, consumer: &Consumer, due: &Due, attempt: &Attempt) {
+    let parked = Parked { record: due.record.clone(), identity: due.identity.clone(), type_: due.type_.clone() };
+    match runner.journal.failed_again(&due.claim, attempt).await {
+        Ok(outcome) => runner.record(consumer, &parked, attempt, outcome),
+        Err(error) => put_back(runner, due, &Failure::Unavailable(error.to_string())).await,
+    }
+}
+
+/// A fault of the host's own parts: the row waits for another run, and this one was no attempt.
+async fn put_back(runner: &Runner, due: &Due, failure: &Failure) {
+    runner.gate.fault(&failure.to_string());
+    runner.gate.pass().await;
+    if let Err(error) = runner.journal.release(&due.claim, Duration::from_millis(100)).await {
+        tracing::warn!(row = due.claim.id, %error, "a waiting event could not be given back; it runs again when its lease ends");
+    }
+    runner.bell.notify_one();
+}
+
+async fn count(runner: &Runner) {
+    let Ok(counts) = runner.journal.counts().await else { return };
+    let metrics = &runner.trigger.metrics;
+    metrics.waiting.clear();
+    metrics.dead.clear();
+    let mut letters = Vec::new();
+    for (handler, waiting, dead) in counts {
+        metrics.waiting.get_or_create(&HandlerLabels { handler: handler.clone() }).set(waiting);
+        metrics.dead.get_or_create(&HandlerLabels { handler: handler.clone() }).set(dead);
+        if dead > 0 {
+            letters.push(format!("{dead} of handler `{handler}`"));
+        }
+    }
+    match letters.is_empty() {
+        true => runner.trigger.board.clear("dead letters"),
+        false => runner.trigger.board.note("dead letters", format!("{}; see `tidemill dlq list`", letters.join(", "))),
+    }
+}

@@ -1,0 +1,165 @@
+//! What partitions and retries share: running a handler over events, and writing down what became of a failed one.
+
+use super::KafkaTrigger;
+use super::breaker::Breaker;
+use super::cloudevent::{self, Payload};
+use super::gate::Gate;
+use crate::bindings::events::Event;
+use crate::engine::{Answer, Batch, Call, Failure, Fence, Handler, Item, Origin};
+use crate::store::{Attempt, Consumer, Identity, Journal, Outcome, Parked, Record, Running, bucket_of};
+use crate::telemetry::{FailureLabels, lock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
+
+/// Shared by all consumers of the process.
+#[derive(Debug)]
+pub(super) struct Runner {
+    pub(super) trigger: KafkaTrigger,
+    pub(super) gate: Gate,
+    pub(super) journal: Journal,
+    pub(super) running: Running,
+    /// Rings when an event has been parked for a retry.
+    pub(super) bell: Notify,
+    breakers: Mutex<HashMap<Arc<str>, Arc<Breaker>>>,
+}
+
+/// An event on its way to a handler.
+#[derive(Debug, Clone)]
+pub(super) struct Work {
+    pub(super) record: Arc<Record>,
+    pub(super) identity: Identity,
+    pub(super) type_: String,
+    payload: Payload,
+    /// Decoded already; taken by the first run, since the next one may never come.
+    event: Option<Event>,
+}
+
+impl Work {
+    /// The event of a record, or why it is none.
+    pub(super) fn decode(record: Arc<Record>, payload: Payload) -> Result<Self, String> {
+        let event = cloudevent::decode(&record, payload)?;
+        let identity = Identity { source: event.source.clone(), id: event.id.clone(), bucket: bucket_of(record.timestamp) };
+        Ok(Self { identity, type_: event.type_.clone(), event: Some(event), record, payload })
+    }
+
+    pub(super) fn parked(&self) -> Parked {
+        Parked { record: self.record.clone(), identity: self.identity.clone(), type_: self.type_.clone() }
+    }
+
+    /// What the breaker counts it by: its key, or itself.
+    pub(super) fn key(&self) -> &[u8] {
+        self.record.key.as_deref().unwrap_or(self.identity.id.as_bytes())
+    }
+
+    fn item(&mut self) -> Option<Item> {
+        let event = self.event.take().or_else(|| cloudevent::decode(&self.record, self.payload).ok())?;
+        Some(Item { identity: self.identity.clone(), event, record: self.record.clone() })
+    }
+}
+
+/// A batch that has committed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Done {
+    pub(super) handled: usize,
+    pub(super) parked: usize,
+}
+
+impl Runner {
+    pub(super) fn new(trigger: KafkaTrigger) -> Self {
+        let pool = trigger.engine.pool().clone();
+        let journal = Journal::new(pool.clone());
+        Self {
+            gate: Gate::new(pool.clone(), trigger.board.clone()),
+            running: Running::new(pool, journal.owner()),
+            journal,
+            bell: Notify::new(),
+            breakers: Mutex::default(),
+            trigger,
+        }
+    }
+
+    /// The breaker of a group.
+    pub(super) fn breaker(&self, group: &Arc<str>) -> Arc<Breaker> {
+        lock(&self.breakers).entry(group.clone()).or_insert_with(|| Arc::new(Breaker::new(group.clone()))).clone()
+    }
+
+    /// Runs the handler over events of one partition. `rehearse`: and keeps nothing.
+    pub(super) async fn invoke(
+        &self,
+        handler: &Arc<Handler>,
+        consumer: &Consumer,
+        fence: Fence,
+        works: &mut [Work],
+        rehearse: bool,
+    ) -> Result<Done, Failure> {
+        let items: Vec<Item> = works.iter_mut().filter_map(Work::item).collect();
+        let causes: Vec<_> = items.iter().map(|item| cloudevent::cause(&item.event)).collect();
+        let correlation_id = causes.iter().find_map(|cause| cause.correlation_id.clone()).unwrap_or_default();
+        let origin = Origin { subject: String::new(), correlation_id, causes, rehearse };
+        let call = Call::Events(Batch { consumer: consumer.clone(), fence, items });
+        // In a task of its own: neither a panic nor the end of the caller may cut a commit in two.
+        let (engine, invoked) = (self.trigger.engine.clone(), handler.clone());
+        match tokio::spawn(async move { engine.invoke(&invoked, origin, call).await }).await {
+            Ok(Ok(Answer::Events { handled, parked })) => Ok(Done { handled, parked }),
+            Ok(Ok(Answer::Http(_))) => Err(Failure::Trap("the engine answered a batch with a response".to_owned())),
+            Ok(Err(failure)) => Err(failure),
+            Err(error) => Err(Failure::Trap(format!("the host failed while it ran: {error}"))),
+        }
+    }
+
+    /// What a failure of a handler means for the event that it stands alone with.
+    pub(super) fn attempt(&self, handler: &Handler, failure: &Failure, attempts: u32) -> Attempt {
+        let delay = handler.manifest.retry.jittered(attempts, rand());
+        let fatal = matches!(failure, Failure::Returned { reject: true, .. } | Failure::Overflow { .. });
+        Attempt {
+            class: failure.kind(),
+            reason: failure.to_string(),
+            revision: handler.revision.to_string(),
+            delay: delay.unwrap_or_default(),
+            exhausted: fatal || delay.is_none(),
+        }
+    }
+
+    /// Logs and counts what became of a failed attempt, and wakes the retries.
+    pub(super) fn record(&self, consumer: &Consumer, parked: &Parked, attempt: &Attempt, outcome: Outcome) {
+        let labels = || FailureLabels { handler: consumer.handler.to_string(), class: attempt.class };
+        let Record { topic, partition, offset, .. } = &*parked.record;
+        let (group, handler, revision) = (&*consumer.group, &*consumer.handler, attempt.revision.as_str());
+        let (id, source, class) = (parked.identity.id.as_str(), parked.identity.source.as_str(), attempt.class);
+        self.trigger.metrics.attempts_failed.get_or_create(&labels()).inc();
+        match outcome {
+            Outcome::Retry => {
+                tracing::warn!(group, handler, revision, topic, partition, offset, source, id, class, retry_in = ?attempt.delay,
+                    "an event failed and waits for its next attempt: {}", attempt.reason);
+                self.bell.notify_one();
+            }
+            Outcome::Dead => {
+                self.trigger.metrics.dead_lettered.get_or_create(&labels()).inc();
+                tracing::error!(
+                    group,
+                    handler,
+                    revision,
+                    topic,
+                    partition,
+                    offset,
+                    source,
+                    id,
+                    class,
+                    "an event is given up (`tidemill dlq list`): {}",
+                    attempt.reason
+                );
+                // The copy for the dead-letter topic, and the events behind it.
+                self.trigger.engine.outbox_bell().notify_one();
+                self.bell.notify_one();
+            }
+            Outcome::Gone => {}
+        }
+    }
+}
+
+/// Randomness for jitter: nothing depends on its quality.
+fn rand() -> u64 {
+    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+    high ^ low.rotate_left(32)
+}
