@@ -8,7 +8,9 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use crate::{EventData, Timestamp, bindings::events::exports::tidemill::events::events as wit, log, publish, sql};
+use crate::{
+    EventData, Timestamp, Uuid, bindings::events::exports::tidemill::events::events as wit, derived_id, log, publish, sql,
+};
 
 /// One event of a batch.
 #[derive(Debug, Clone)]
@@ -95,12 +97,25 @@ impl Event {
     /// The payload as `T`. Data that does not fit never will: the failure rejects this event.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         let data = self.raw_data().unwrap_or(b"null");
-        serde_json::from_slice(data).map_err(|error| self.reject(format!("data of {} {}: {error}", self.event_type(), self.id())))
+        serde_json::from_slice(data).map_err(|error| self.reject_data(error))
+    }
+
+    /// An id for what this event causes: the same one whenever the event is handled again, another one for each `purpose`.
+    ///
+    /// What leaves PostgreSQL may leave twice; who receives it tells by such an id that it is the same.
+    pub fn derived_id(&self, purpose: &str) -> Uuid {
+        derived_id(self.time(), &[purpose, self.source(), self.id()])
     }
 
     /// A failure of this event that will not go away.
     pub fn reject(&self, message: impl Into<String>) -> Failure {
         Failure::reject(message).naming([self])
+    }
+
+    /// Data that can be read but not used: rejects this event, naming it and what is wrong with its data.
+    pub fn reject_data(&self, why: impl fmt::Display) -> Failure {
+        // Ids are foreign text: quoted, they cannot break a line of a log.
+        self.reject(format!("data of {} {:?}: {why}", self.event_type(), self.id()))
     }
 
     /// A failure of this event that may go away.
@@ -220,8 +235,19 @@ mod tests {
         let failure = testing::event(3, "t", &json!({"n": "one"})).data::<Data>().unwrap_err();
         assert!(failure.is_reject());
         assert_eq!(failure.events(), Some(&[3][..]));
-        assert!(failure.message().contains("t event-3"), "{failure}");
+        assert!(failure.message().starts_with("data of t \"event-3\": "), "{failure}");
         assert!(testing::raw_event(0, "t", None).data::<Data>().is_err());
+    }
+
+    #[test]
+    fn what_an_event_causes_has_the_same_id_every_time() {
+        // Alone or in a batch, and whatever was delivered before it: the position is not part of it.
+        let (mut again, other) = (testing::event(0, "t", &json!({})), testing::event(1, "t", &json!({})));
+        again.position = 7;
+        let id = testing::event(0, "t", &json!({})).derived_id("invoice");
+        assert_eq!(id, again.derived_id("invoice"));
+        assert_ne!(id, again.derived_id("receipt"));
+        assert_ne!(id, other.derived_id("invoice"));
     }
 
     #[test]

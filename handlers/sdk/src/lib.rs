@@ -32,13 +32,14 @@
 //!   [`problem`] is the answer when something is wrong.
 //! - [`events`]: the [`Event`]s of a batch and the [`Failure`] that names those at fault; [`mod@publish`]: [`EventData`], typed events out.
 //! - [`sql`]: statements, parameters, rows to and from `serde` types.
-//! - [`time`], [`log`], and [`testing`] for unit tests that run natively.
+//! - [`ids`], [`time`], [`log`], and [`testing`] for unit tests that run natively.
 //! - [`bindings`]: the generated ones, for what is not wrapped.
 
 pub mod bindings;
 pub mod events;
 pub mod fields;
 pub mod http;
+pub mod ids;
 mod json;
 pub mod log;
 pub mod problem;
@@ -50,15 +51,11 @@ pub mod time;
 pub use events::{Event, Failure};
 pub use fields::Fields;
 pub use http::{Request, Response};
+pub use ids::{derived_id, new_id};
 pub use problem::{FieldError, Problem};
 pub use publish::{EventData, publish, publish_caused_by};
 pub use time::{Timestamp, now};
 pub use uuid::Uuid;
-
-/// A new id: a UUIDv7, so ids sort by the time at which they were made.
-pub fn new_id() -> Uuid {
-    Uuid::now_v7()
-}
 
 /// Makes the component answer HTTP requests with a function `fn(Request) -> Result<Response, Problem>`.
 ///
@@ -107,16 +104,4 @@ macro_rules! event_handler {
     $crate::bindings::events::export_event_handler!(Component with_types_in $crate::bindings::events);
         };
     };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_uuid_v7_and_rise() {
-        let ids: Vec<Uuid> = (0..100).map(|_| new_id()).collect();
-        assert!(ids.iter().all(|id| id.get_version_num() == 7));
-        assert!(ids.is_sorted());
-    }
 }
