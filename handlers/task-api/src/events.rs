@@ -2,27 +2,11 @@
 
 use serde::Serialize;
 use tidemill_sdk::{EventData, Timestamp, Uuid};
+use todo::events::{SOURCE, TASK_EVENTS, TaskCreated};
 
 use crate::task::TaskRow;
 
-const SOURCE: &str = "todo-backend";
-const TASK_EVENTS: &str = "todo.task-events";
-
-/// A task was created.
-#[derive(Debug, Serialize)]
-pub(crate) struct TaskCreated<'a> {
-    task_id: Uuid,
-    user_id: &'a str,
-    title: &'a str,
-    description: Option<&'a str>,
-    priority: &'a str,
-    tags: &'a [String],
-    due_date: Option<&'a str>,
-    recurrence: Option<&'a str>,
-    created_at: Timestamp,
-}
-
-/// A task was completed. Carries what its next task needs, since the row may be gone when that is made.
+/// A task was completed. Beside the fields of its schema it carries what the next task needs: by then the row may be another.
 #[derive(Debug, Serialize)]
 pub(crate) struct TaskCompleted<'a> {
     task_id: Uuid,
@@ -48,20 +32,22 @@ pub(crate) struct TaskDeleted<'a> {
     pub(crate) deleted_at: Timestamp,
 }
 
-impl<'a> TaskCreated<'a> {
-    /// The event of a task just inserted.
-    pub(crate) fn of(task: &'a TaskRow) -> Self {
-        Self {
-            task_id: task.id,
-            user_id: &task.user_id,
-            title: &task.title,
-            description: task.description.as_deref(),
-            priority: &task.priority,
-            tags: &task.tags,
-            due_date: task.due_date.as_deref(),
-            recurrence: task.recurrence.as_deref(),
-            created_at: task.created_at,
-        }
+/// The event of a task that a user has just made.
+pub(crate) fn created(task: &TaskRow) -> TaskCreated<'_> {
+    TaskCreated {
+        event_id: None,
+        task_id: task.id,
+        user_id: &task.user_id,
+        title: &task.title,
+        description: task.description.as_deref(),
+        priority: &task.priority,
+        tags: &task.tags,
+        due_date: task.due_date.as_deref(),
+        recurrence: task.recurrence.as_deref(),
+        created_at: task.created_at,
+        due_time: task.due_time.as_deref(),
+        series_id: None,
+        previous_task_id: None,
     }
 }
 
@@ -105,7 +91,6 @@ macro_rules! task_events {
 }
 
 task_events! {
-    TaskCreated = "task.created" at created_at;
     TaskCompleted = "task.completed" at completed_at;
     TaskDeleted = "task.deleted" at deleted_at;
 }
@@ -118,19 +103,16 @@ mod tests {
     use crate::task::tests::{ID, plain};
 
     #[test]
-    fn task_created_has_every_field_and_its_nulls() {
-        let task = plain();
-        let event = TaskCreated::of(&task);
-        assert_eq!(
-            (TaskCreated::TYPE, TaskCreated::TOPIC, TaskCreated::SOURCE),
-            ("task.created", "todo.task-events", "todo-backend")
-        );
-        assert_eq!((event.key(), event.time()), (Some("alice"), Some(task.created_at)));
+    fn task_created_is_told_as_the_task_is() {
+        let task = TaskRow { due_date: Some("2026-01-31".into()), due_time: Some("10:00".into()), ..plain() };
+        let event = created(&task);
+        assert_eq!((event.key(), event.time(), event.id()), (Some("alice"), Some(task.created_at), None));
         assert_eq!(
             to_value(&event).unwrap(),
             json!({
                 "task_id": ID, "user_id": "alice", "title": "Water the plants", "description": null, "priority": "medium", "tags": [],
-                "due_date": null, "recurrence": null, "created_at": "2026-02-10T09:30:00Z",
+                "due_date": "2026-01-31", "recurrence": null, "created_at": "2026-02-10T09:30:00Z",
+                "due_time": "10:00", "series_id": null, "previous_task_id": null,
             })
         );
     }

@@ -6,7 +6,7 @@ mod page;
 mod rules;
 mod task;
 
-use events::{TaskCompleted, TaskCreated, TaskDeleted};
+use events::{TaskCompleted, TaskDeleted, created};
 use history::{Entry, Position};
 use page::{Page, PageRequest};
 use task::{Task, TaskRow};
@@ -69,7 +69,7 @@ fn create(request: &Request) -> Result<Response, Problem> {
         task.version,
     ];
     sql::execute(INSERT, fields)?;
-    publish(&TaskCreated::of(&task))?;
+    publish(&created(&task))?;
     Ok(Response::json(201, &Task::from(&task)).header("location", format!("/api/tasks/{}", task.id)))
 }
 

@@ -1,15 +1,9 @@
 //! What a task may be. Every rule turns what was sent into what is kept, or says what is wrong with it.
 
 use tidemill_sdk::{Fields, Problem};
+use todo::{DEFAULT_PRIORITY, DESCRIPTION_LENGTH, PRIORITIES, TAG_LENGTH, TAGS, TITLE_LENGTH, calendar::Rule};
 
 use crate::task::NewTask;
-
-const PRIORITIES: [&str; 3] = ["low", "medium", "high"];
-const RECURRENCES: [&str; 5] = ["daily", "weekly", "monthly", "yearly", "weekdays"];
-const TITLE_LENGTH: usize = 200;
-const DESCRIPTION_LENGTH: usize = 4_000;
-const TAGS: usize = 20;
-const TAG_LENGTH: usize = 50;
 
 /// Reads a task from a body, or reports every field that is wrong.
 pub(crate) fn new_task(mut fields: Fields) -> Result<NewTask, Problem> {
@@ -19,7 +13,7 @@ pub(crate) fn new_task(mut fields: Fields) -> Result<NewTask, Problem> {
     let tags = fields.optional("tags", tags);
     let due_date = fields.optional("due_date", due_date);
     let due_time = fields.optional("due_time", due_time);
-    let recurrence = fields.optional("recurrence", |text: String| one_of(text, &RECURRENCES));
+    let recurrence = fields.optional("recurrence", |text: String| one_of(text, &Rule::NAMES));
     if due_time.is_some() && due_date.is_none() && !fields.is_wrong("due_date") {
         fields.error("due_time", "needs a due_date");
     }
@@ -27,7 +21,7 @@ pub(crate) fn new_task(mut fields: Fields) -> Result<NewTask, Problem> {
     Ok(NewTask {
         title: title.unwrap_or_default(),
         description,
-        priority: priority.unwrap_or_else(|| "medium".to_owned()),
+        priority: priority.unwrap_or_else(|| DEFAULT_PRIORITY.to_owned()),
         tags: tags.unwrap_or_default(),
         due_date,
         due_time,
@@ -71,17 +65,11 @@ fn tags(tags: Vec<String>) -> Result<Vec<String>, String> {
 }
 
 fn due_date(text: String) -> Result<String, String> {
-    let date = digits(&text, "YYYY-MM-DD").and_then(|parts| match parts[..] {
-        // PostgreSQL knows no year 0.
-        [year, month, day] if year > 0 => jiff::civil::Date::new(year, month.try_into().ok()?, day.try_into().ok()?).ok(),
-        _ => None,
-    });
-    date.map(|_| text).ok_or_else(|| "must be a date as YYYY-MM-DD".to_owned())
+    if todo::date(&text).is_some() { Ok(text) } else { Err("must be a date as YYYY-MM-DD".to_owned()) }
 }
 
 fn due_time(text: String) -> Result<String, String> {
-    let valid = matches!(digits(&text, "HH:MM").as_deref(), Some([0..=23, 0..=59]));
-    if valid { Ok(text) } else { Err("must be a time of day as HH:MM, in UTC".to_owned()) }
+    if todo::is_time(&text) { Ok(text) } else { Err("must be a time of day as HH:MM, in UTC".to_owned()) }
 }
 
 fn one_of(text: String, allowed: &[&str]) -> Result<String, String> {
@@ -91,17 +79,6 @@ fn one_of(text: String, allowed: &[&str]) -> Result<String, String> {
 /// PostgreSQL's text can't hold U+0000.
 fn storable(text: String) -> Result<String, String> {
     if text.contains('\0') { Err("must not contain the character U+0000".to_owned()) } else { Ok(text) }
-}
-
-/// The numbers of a text that has digits where the pattern has letters, and the pattern's signs between them.
-fn digits(text: &str, pattern: &str) -> Option<Vec<i16>> {
-    let fits = |(digit, place): (u8, u8)| {
-        if place.is_ascii_alphabetic() { digit.is_ascii_digit() } else { digit == place }
-    };
-    if text.len() != pattern.len() || !text.bytes().zip(pattern.bytes()).all(fits) {
-        return None;
-    }
-    text.split(|sign: char| !sign.is_ascii_digit()).map(|number| number.parse().ok()).collect()
 }
 
 #[cfg(test)]
