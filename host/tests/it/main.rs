@@ -23,6 +23,7 @@ mod isolation;
 mod kill;
 mod manifests;
 mod partitions;
+mod recurrence;
 mod structure;
 mod support;
 mod todo;

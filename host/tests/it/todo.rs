@@ -8,9 +8,11 @@ use crate::support::{Answer, Kind, World, eventually, on_both_brokers};
 
 on_both_brokers!(a_task_travels_through_request_row_event_and_audit);
 
-const TOPIC: &str = "todo.task-events";
+/// Where tasks are told of.
+pub const TOPIC: &str = "todo.task-events";
 
-async fn call(world: &World, user: &str, method: &str, path: &str, body: Option<Json>) -> Answer {
+/// A request of a user.
+pub async fn call(world: &World, user: &str, method: &str, path: &str, body: Option<Json>) -> Answer {
     let mut request = world.request(user, method, path);
     if let Some(body) = body {
         request = request.json(&body);
@@ -19,19 +21,19 @@ async fn call(world: &World, user: &str, method: &str, path: &str, body: Option<
 }
 
 /// Creates a task and returns it.
-async fn create(world: &World, user: &str, body: Json) -> Json {
+pub async fn create(world: &World, user: &str, body: Json) -> Json {
     let answer = call(world, user, "POST", "/api/tasks", Some(body)).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     answer.body
 }
 
 /// The path of a task.
-fn path(task: &Json, rest: &str) -> String {
+pub fn path(task: &Json, rest: &str) -> String {
     format!("/api/tasks/{}{rest}", task["id"].as_str().unwrap())
 }
 
 /// The records of a task's events, once there are this many.
-async fn events_of(world: &World, task: &Json, count: usize) -> Vec<Record> {
+pub async fn events_of(world: &World, task: &Json, count: usize) -> Vec<Record> {
     eventually("the task's events are in the topic", async || {
         let mut records = records::all(&world.broker.address(), TOPIC).await;
         records.retain(|record| record.json()["data"]["task_id"] == task["id"]);
@@ -41,7 +43,7 @@ async fn events_of(world: &World, task: &Json, count: usize) -> Vec<Record> {
 }
 
 /// The number of a task's audit rows, once there are at least this many.
-async fn audited(world: &World, task: &Json, count: usize) -> i64 {
+pub async fn audited(world: &World, task: &Json, count: usize) -> i64 {
     let id = task["id"].as_str().unwrap();
     let query = format!("SELECT count(*) FROM todo.audit_log WHERE task_id = '{id}'");
     eventually("the task's events are audited", async || Some(world.count(&query).await).filter(|&rows| rows >= count as i64))
@@ -49,7 +51,7 @@ async fn audited(world: &World, task: &Json, count: usize) -> i64 {
 }
 
 /// Waits until everything published so far has been handled: the audit row of one more event of the same user is there.
-async fn settled(world: &World, user: &str) {
+pub async fn settled(world: &World, user: &str) {
     let mark = create(world, user, json!({ "title": "mark" })).await;
     audited(world, &mark, 1).await;
 }

@@ -60,7 +60,7 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     report.part("relay");
     let site = Site::build().await?;
     let handlers = site.handlers("handlers", &["task-api"])?;
-    site.migrate(&site.handlers("all", &["task-api", "audit"])?).await?;
+    site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence"])?).await?;
     let broker = EmbeddedBroker::start(&site.path("broker")).await?;
     let mut topics = site.tidemill(&["topics", "apply"], &handlers)?;
     topics.env("TIDEMILL_KAFKA_BROKERS", &broker.addr);

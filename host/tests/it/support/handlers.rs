@@ -43,6 +43,7 @@ impl Handlers {
     pub fn add_todo(&self) {
         self.add("handlers/task-api");
         self.add("handlers/audit");
+        self.add("handlers/recurrence");
     }
 
     /// Adds a copy of a handler's folder of the checkout, complete in itself: component and migrations come along.

@@ -45,10 +45,9 @@ impl World {
         world
     }
 
-    /// A running host with the todo product, on a broker of its own where that is cheap.
+    /// A running host with the todo product, on a broker of its own: its topics and groups have the same names in every world.
     pub async fn with_todo(kind: Kind) -> Self {
-        let broker = if kind == Kind::Embedded { Broker::dedicated(kind).await } else { Broker::shared(kind).await };
-        let world = Self::new(Database::create().await, broker);
+        let world = Self::new(Database::create().await, Broker::dedicated(kind).await);
         world.handlers.add_todo();
         world.started().await
     }
