@@ -1,4 +1,4 @@
-//! Events as the columns of the audit trail.
+//! Events as the columns of the audit trail: reading, apart from writing, so that it is tested without a host.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,7 +28,7 @@ struct Subject {
 }
 
 impl<'a> Entries<'a> {
-    /// Reads a batch; rejects, by name, all events that can never be written.
+    /// Reads a batch. Events that can never be written are rejected in one failure that names them all, so that one rerun is enough.
     pub(crate) fn read(events: &'a [Event]) -> Result<Self, Failure> {
         let subjects = Failure::collect(events, subject)?;
         Ok(Self {
@@ -49,21 +49,22 @@ fn data(event: &Event) -> Option<String> {
     event.raw_data().map(|data| String::from_utf8_lossy(data).into_owned())
 }
 
+/// Whom and what an event is about, once it is sure that the table takes it.
 fn subject(event: &Event) -> Result<Subject, Failure> {
-    let reject = |why: &str| event.reject(format!("data of {} {:?}: {why}", event.event_type(), event.id()));
     let data: Value = event.data()?;
-    let subject = Subject::deserialize(&data).map_err(|error| reject(&error.to_string()))?;
+    let subject = Subject::deserialize(&data).map_err(|error| event.reject_data(error))?;
     if subject.user_id.is_empty() {
-        return Err(reject("user_id is empty"));
+        return Err(event.reject_data("user_id is empty"));
     }
     let attributes = [event.source(), event.id(), event.event_type(), event.correlation_id().unwrap_or_default()];
-    // PostgreSQL keeps U+0000 neither in text nor in jsonb: one such event would fail the statement, and with it the batch.
+    // Everything that the table would refuse is rejected here. One such row would fail the statement, and with it the whole batch:
+    // PostgreSQL keeps U+0000 neither in text nor in jsonb.
     if attributes.iter().any(|text| text.contains('\0')) || has_nul(&data) {
-        return Err(reject("the character U+0000 can't be recorded"));
+        return Err(event.reject_data("the character U+0000 can't be recorded"));
     }
-    // Nor has it times before 4713 BC.
+    // Nor does it keep times before 4713 BC.
     if event.time().as_micros() < EARLIEST_MICROS {
-        return Err(reject("its time is too early to be recorded"));
+        return Err(event.reject("its time is too early to be recorded"));
     }
     Ok(subject)
 }
