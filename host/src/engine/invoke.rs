@@ -9,6 +9,7 @@ use crate::capabilities::publish::Cause;
 use crate::store::{Claim, CommitError, Consumer, Identity, Record, StatementError, StatementErrorKind, Unit, UnitContext};
 use crate::telemetry::OutcomeLabels;
 use std::sync::Arc;
+use std::time::Duration;
 use wasmtime::{Store, UpdateDeadline};
 
 /// Where an invocation comes from.
@@ -86,9 +87,12 @@ pub enum Failure {
     /// A limit was exceeded.
     #[error("{0}")]
     Limit(String),
-    /// The guest took longer than `wall`, or computed longer than `cpu`.
+    /// The guest computed for longer than `cpu`.
     #[error("{0}")]
-    Timeout(String),
+    Cpu(String),
+    /// The guest took longer than `wall`.
+    #[error("the handler did not end within the limit `wall` ({0:?})")]
+    Timeout(Duration),
     /// The guest swallowed a failed call and returned success.
     #[error("the handler returned success, but a call of its unit had failed: {0}")]
     Doomed(StatementError),
@@ -133,7 +137,7 @@ impl Failure {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Trap(_) => "trap",
-            Self::Limit(_) => "limit",
+            Self::Limit(_) | Self::Cpu(_) => "limit",
             Self::Timeout(_) => "timeout",
             Self::Doomed(_) => "doomed",
             Self::Returned { reject: true, .. } => "rejected",
@@ -260,6 +264,7 @@ impl Engine {
             scope: handler.scope,
             sql_time: limits.sql_time,
             sql_result: usize::try_from(limits.sql_result).unwrap_or(usize::MAX),
+            idle: limits.wall + Duration::from_secs(2),
             outcome_patience: self.outcome_patience,
         }
     }
@@ -290,12 +295,12 @@ impl Engine {
                 let usage = &mut store.data_mut().usage;
                 let computed = usage.ticks > cpu_ticks;
                 Err(match usage.exceeded.take() {
-                    Some(limit) if computed => Failure::Timeout(limit),
+                    Some(limit) if computed => Failure::Cpu(limit),
                     Some(limit) => Failure::Limit(limit),
                     None => Failure::Trap(trap_text(&trap)),
                 })
             }
-            Err(_) => Err(Failure::Timeout(format!("the handler did not end within the limit `wall` ({wall:?})"))),
+            Err(_) => Err(Failure::Timeout(wall)),
         };
         (store.into_data(), returned)
     }

@@ -5,7 +5,7 @@
 //! cancelled when its invocation is over.
 
 use super::error::{NotReady, Unavailable, describe};
-use super::unit::HostStatements;
+use super::unit::{HostStatements, IDLE};
 use crate::telemetry::lock;
 use futures_util::future;
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ impl Default for PoolOptions {
             connections: 16,
             patience: Duration::from_secs(5),
             lock_timeout: Duration::from_secs(5),
-            idle_in_transaction: Duration::from_secs(30),
+            idle_in_transaction: IDLE,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Who works which partition, so that the next one knows when a process has ended in the middle of it (promise 8, `host-crash`).
 
 use super::error::{Unavailable, describe};
+use super::presence::gone;
 use super::{Pool, Scope};
 use uuid::Uuid;
 
@@ -20,7 +21,7 @@ pub struct Place {
 pub enum Found {
     /// It was left in order, or never worked before.
     Order,
-    /// Its last owner is gone without a word; it may have run anything that is not done.
+    /// Its last owner's process has ended without a word; it may have run anything that is not done.
     Left,
     /// Its last owner ended while it ran the record at this offset, as so many processes had before it in the end.
     LeftAt(i64, i32),
@@ -41,14 +42,17 @@ impl Running {
 
     /// Takes a partition and says how its last owner left it.
     pub async fn take(&self, place: &Place) -> Result<Found, Unavailable> {
-        let sql = "WITH old AS (SELECT owner, record_offset, deaths FROM tidemill.running \
-                                 WHERE scope = $1 AND topic = $2 AND partition = $3), \
-                        new AS (INSERT INTO tidemill.running AS r (scope, topic, partition, owner) VALUES ($1, $2, $3, $4) \
-                                ON CONFLICT (scope, topic, partition) DO UPDATE SET owner = excluded.owner, since = clock_timestamp()) \
-                   SELECT owner, record_offset, deaths FROM old";
+        let sql = concat!(
+            "WITH old AS (SELECT owner <> $4 AND ",
+            gone!("owner"),
+            " AS is_left, record_offset, deaths FROM tidemill.running WHERE scope = $1 AND topic = $2 AND partition = $3), \
+                  new AS (INSERT INTO tidemill.running AS r (scope, topic, partition, owner) VALUES ($1, $2, $3, $4) \
+                          ON CONFLICT (scope, topic, partition) DO UPDATE SET owner = excluded.owner, since = clock_timestamp()) \
+             SELECT is_left, record_offset, deaths FROM old"
+        );
         let row = self.query(sql, place, &[&self.owner]).await?;
         Ok(match row {
-            Some(row) if row.get::<_, Uuid>(0) != self.owner => match row.get::<_, Option<i64>>(1) {
+            Some(row) if row.get(0) => match row.get::<_, Option<i64>>(1) {
                 Some(offset) => Found::LeftAt(offset, row.get(2)),
                 None => Found::Left,
             },

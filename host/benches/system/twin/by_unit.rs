@@ -30,6 +30,7 @@ impl Store {
             scope: 1,
             sql_time: Duration::from_secs(5),
             sql_result: 1 << 20,
+            idle: Duration::from_secs(12),
             outcome_patience: Duration::from_secs(5),
         };
         let mut unit = Unit::new(self.pool.clone(), context);

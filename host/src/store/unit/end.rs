@@ -43,7 +43,8 @@ impl Unit {
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let client = &connection.client;
         self.busy = true;
-        let begin = async { if began { Ok(()) } else { client.batch_execute("BEGIN").await } };
+        let opening = self.context.begin();
+        let begin = async { if began { Ok(()) } else { client.batch_execute(&opening).await } };
         let resume = connection.scope(scope).filter(|_| assumed).map(|scope| &scope.resume);
         let (begun, flushed, id) =
             future::join3(begin, connection.host.flush(client, resume, &ending), client.query_one(&connection.host.xid, &[]))

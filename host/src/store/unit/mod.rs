@@ -10,6 +10,7 @@ mod statements;
 mod types;
 
 pub(super) use statements::HostStatements;
+pub(super) use types::IDLE;
 pub use types::{Noted, Param, RawColumn, Rows, StatementText, UnitContext};
 
 use super::error::{StatementError, StatementErrorKind as Kind, Unavailable};
@@ -117,11 +118,12 @@ impl Unit {
         let sources: Vec<&str> = firsts.iter().map(|&i| identities[i].source.as_str()).collect();
         let ids: Vec<&str> = firsts.iter().map(|&i| identities[i].id.as_str()).collect();
 
+        let begin = self.context.begin();
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let (client, host) = (&connection.client, &connection.host);
         self.busy = true;
         let (begun, rows, held, id) = future::join4(
-            client.batch_execute("BEGIN"),
+            client.batch_execute(&begin),
             client.query(&host.note, &[&scope.0, &buckets, &sources, &ids]),
             async {
                 match keys.is_empty() {
@@ -157,11 +159,12 @@ impl Unit {
     }
 
     async fn resume_inner(&mut self, claim: &Claim) -> Result<bool, StatementError> {
+        let begin = self.context.begin();
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let (client, host) = (&connection.client, &connection.host);
         self.busy = true;
         let (begun, row, id) = future::join3(
-            client.batch_execute("BEGIN"),
+            client.batch_execute(&begin),
             client.query_opt(&host.claimed, &[&claim.id, &claim.token]),
             client.query_one(&host.xid, &[]),
         )
@@ -282,7 +285,7 @@ impl Unit {
 
     /// What is still to be said before the handler's next statement.
     fn opening(&self) -> Opening {
-        Opening { begin: !self.began, assume: (!self.assumed).then(|| self.context.clone()) }
+        Opening { begin: (!self.began).then(|| self.context.begin()), assume: (!self.assumed).then(|| self.context.clone()) }
     }
 
     fn opened(&mut self, opened: Result<(), StatementError>) -> Result<(), StatementError> {

@@ -7,6 +7,7 @@ use crate::store::outbox::{self, Columns, Envelope};
 use crate::store::pool::Connection;
 use crate::store::waiting::{self, ParkColumns};
 use futures_util::{StreamExt, future, pin_mut};
+use std::borrow::Cow;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
@@ -52,14 +53,19 @@ pub(super) async fn collect(
 
 /// What a unit says before the handler's first statement, in the same trip.
 pub(super) struct Opening {
-    pub(super) begin: bool,
+    pub(super) begin: Option<Cow<'static, str>>,
     pub(super) assume: Option<UnitContext>,
 }
 
 impl Opening {
     pub(super) async fn send(&self, connection: &Connection) -> Result<(), StatementError> {
         let client = &connection.client;
-        let begin = async { if self.begin { client.batch_execute("BEGIN").await } else { Ok(()) } };
+        let begin = async {
+            match &self.begin {
+                Some(begin) => client.batch_execute(begin).await,
+                None => Ok(()),
+            }
+        };
         let assume = async {
             let Some(context) = &self.assume else { return Ok(()) };
             let role: &str = &context.role;

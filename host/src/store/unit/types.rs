@@ -2,11 +2,15 @@
 
 use crate::store::Scope;
 use crate::store::waiting::{self, Claim, Consumer, Parked};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type};
+
+/// `idle_in_transaction_session_timeout` of a connection, enough for the default of `wall`.
+pub(in crate::store) const IDLE: Duration = Duration::from_secs(12);
 
 /// Under whose name a unit runs.
 #[derive(Debug, Clone)]
@@ -23,8 +27,21 @@ pub struct UnitContext {
     pub sql_time: Duration,
     /// The size of one result, in bytes.
     pub sql_result: usize,
+    /// How long the guest may take between two statements.
+    pub idle: Duration,
     /// How long to ask for the outcome of a COMMIT whose answer was lost.
     pub outcome_patience: Duration,
+}
+
+impl UnitContext {
+    /// The statement that opens the unit. A guest that may take longer than other units' connections may idle says so at once: the server ends
+    /// a transaction that idles, so that a host which is frozen or cut off gives its locks up.
+    pub(super) fn begin(&self) -> Cow<'static, str> {
+        match self.idle > IDLE {
+            false => Cow::Borrowed("BEGIN"),
+            true => format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {}", self.idle.as_millis()).into(),
+        }
+    }
 }
 
 /// What the inbox says of a batch.

@@ -3,6 +3,7 @@
 use super::{Claim, Consumer, Due, PARK, ParkColumns, Parked, burial_locks};
 use crate::store::error::{Unavailable, describe};
 use crate::store::outbox::KEY_LOCKS;
+use crate::store::presence::gone;
 use crate::store::{Identity, Pool, Record, Scope, bucket_of, inbox};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,16 +47,19 @@ pub struct Journal {
     owner: Uuid,
 }
 
-const CLAIM: &str = "\
-    UPDATE tidemill.waiting w \
-       SET deaths = CASE WHEN w.claim IS NOT NULL AND w.owner IS DISTINCT FROM $1 THEN w.deaths + 1 ELSE w.deaths END, \
+const CLAIM: &str = concat!(
+    "UPDATE tidemill.waiting w \
+       SET deaths = CASE WHEN w.claim IS NOT NULL AND w.owner <> $1 AND ",
+    gone!("w.owner"),
+    " THEN w.deaths + 1 ELSE w.deaths END, \
            claim = gen_random_uuid(), owner = $1, due = clock_timestamp() + $2 * interval '1 millisecond' \
       FROM (SELECT id, due FROM tidemill.waiting \
              WHERE due <= clock_timestamp() AND handler = $3 ORDER BY due LIMIT $4 FOR UPDATE SKIP LOCKED) d \
      WHERE w.id = d.id \
     RETURNING w.id, w.claim, w.scope, w.topic, w.key, w.consumer_group, w.partition, w.record_offset, w.record_time, w.value, \
               w.header_names, w.header_values, w.source, w.event_id, w.type, w.attempts, w.deaths, \
-              (extract(epoch FROM clock_timestamp() - d.due) * 1000)::int8";
+              (extract(epoch FROM clock_timestamp() - d.due) * 1000)::int8"
+);
 
 impl Journal {
     /// The journal of one process.

@@ -207,7 +207,7 @@ fn problem_of(failure: &Failure) -> Problem {
         | Failure::Alone { .. }
         | Failure::Overflow { .. } => failed(),
         // Which one is in the log: its text may hold a statement.
-        Failure::Limit(_) => {
+        Failure::Limit(_) | Failure::Cpu(_) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "limit-exceeded", "The handler exceeded a limit; nothing was kept")
         }
         Failure::Timeout(_) => {

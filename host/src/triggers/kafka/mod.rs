@@ -27,7 +27,7 @@ mod worker;
 use crate::engine::{Engine, Registry};
 use crate::kafka::{KafkaContext, client_config};
 use crate::manifest::Start;
-use crate::store::{Consumer as Consuming, Inbox, Scope};
+use crate::store::{Consumer as Consuming, Inbox, Presence, Scope};
 use crate::telemetry::{Board, Metrics, lock};
 use queue::Queue;
 use rdkafka::ClientContext;
@@ -78,6 +78,7 @@ impl KafkaTrigger {
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_inbox_ready(Inbox::new(self.engine.pool().clone()), stop.clone()));
         let runner = Arc::new(Runner::new(self.clone()));
+        tokio::spawn(Presence::new(self.engine.pool().clone(), runner.journal.owner()).hold());
         tasks.spawn(retries::run(runner.clone(), stop.clone(), grace));
         for group in groups {
             tasks.spawn(self.clone().consume(runner.clone(), group, stop.clone(), grace));

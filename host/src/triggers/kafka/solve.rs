@@ -29,7 +29,7 @@ pub(super) fn cut(works: Vec<Work>, failure: &Failure) -> Vec<Part> {
         Failure::Returned { events, .. } | Failure::Alone { events } | Failure::Overflow { events } if !events.is_empty() => {
             without(works, &events.iter().copied().collect())
         }
-        Failure::Timeout(_) => works.into_iter().map(|work| Part::whole(vec![work])).collect(),
+        Failure::Timeout(_) | Failure::Cpu(_) => works.into_iter().map(|work| Part::whole(vec![work])).collect(),
         _ => halves(works),
     }
 }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn c05_after_a_timeout_every_event_runs_alone_and_else_halves_do() {
-        assert_eq!(offsets(&cut(works("abc"), &Failure::Timeout(String::new()))), [vec![0], vec![1], vec![2]]);
+        assert_eq!(offsets(&cut(works("abc"), &Failure::Timeout(std::time::Duration::ZERO))), [vec![0], vec![1], vec![2]]);
         assert_eq!(offsets(&cut(works("abcde"), &Failure::Trap(String::new()))), [vec![0, 1], vec![2, 3, 4]]);
         assert_eq!(offsets(&cut(works("ab"), &Failure::Trap(String::new()))), [vec![0], vec![1]]);
     }

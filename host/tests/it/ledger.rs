@@ -1,0 +1,160 @@
+//! Three replicas under load, killed and frozen in turn, with a ledger of what went in and what came of it (promises 4, 6, 8, 11, 22): nothing
+//! lost, nothing doubled, no key inverted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::host::Run;
+use crate::support::{Host, Kind, World, eventually, on_both_brokers, records};
+
+on_both_brokers!(c04_c06_c11_three_replicas_killed_and_frozen_in_turn_match_the_ledger,);
+
+/// What became of it must match event by event.
+#[derive(Default)]
+struct Ledger {
+    /// Put into the topic by somebody else: ids of each key, in order.
+    consumed: BTreeMap<String, Vec<String>>,
+    /// Acknowledged requests, each with a row and an event.
+    acknowledged: Vec<String>,
+}
+
+fn replica(world: &World) -> Run {
+    let run = world.command(&["serve"]);
+    run.env("TIDEMILL_HTTP_ADDR", "127.0.0.1:0").env("TIDEMILL_ADMIN_ADDR", "127.0.0.1:0")
+}
+
+async fn c04_c06_c11_three_replicas_killed_and_frozen_in_turn_match_the_ledger(kind: Kind) {
+    let mut world = World::probe(kind).await;
+    world.handlers.change("probe", |manifest| {
+        manifest.insert("retry".into(), toml::toml! { delay = "200ms" retries = 20 factor = 1 }.into());
+    });
+    world = world.started().await;
+    let replica = replica(&world);
+    let mut others = [replica.serve().await, replica.serve().await];
+    let over = AtomicBool::new(false);
+    let chaos = async {
+        for round in 0..2 {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            others[round % 2].kill_9();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            others[round % 2] = replica.serve().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let frozen = &others[(round + 1) % 2];
+            signal(frozen, "-STOP");
+            // Longer than the group's session and the relay's lease.
+            tokio::time::sleep(Duration::from_secs(14)).await;
+            signal(frozen, "-CONT");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        over.store(true, Ordering::SeqCst);
+    };
+    let (consumed, acknowledged, ()) = tokio::join!(feed(&world, &over), ask(&world, &over), chaos);
+    let ledger = Ledger { consumed, acknowledged };
+    assert!(ledger.acknowledged.len() > 100, "only {} requests got through", ledger.acknowledged.len());
+    // What fails passes from now on; until then it has held its key up.
+    world.sql().await.batch_execute("INSERT INTO probe.switches VALUES ('let-pass', true)").await.unwrap();
+    settle(&world, &ledger).await;
+    check_effects(&world, &ledger).await;
+    check_topic(&world, &ledger).await;
+}
+
+/// Events for the probe, ten keys, most of them fine, some failing for now, some published on.
+async fn feed(world: &World, over: &AtomicBool) -> BTreeMap<String, Vec<String>> {
+    let mut sent: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for number in 0_u32.. {
+        if over.load(Ordering::SeqCst) {
+            break;
+        }
+        let key = format!("key-{}", number % 10);
+        let kind = match number % 97 {
+            13 => "probe.fail",
+            n if n % 3 == 0 => "probe.republish",
+            _ => "probe.ok",
+        };
+        let id = format!("e{number}");
+        world.send_event(i32::try_from(number % 10 % 3).unwrap(), &key, &id, kind).await;
+        sent.entry(key).or_default().push(id);
+    }
+    sent
+}
+
+/// Requests to the replica that nobody kills.
+async fn ask(world: &World, over: &AtomicBool) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    for number in 0_u32.. {
+        if over.load(Ordering::SeqCst) {
+            break;
+        }
+        let id = format!("r{number:06}");
+        let body = json!({ "id": id, "event_id": id, "topic": world.topic("out"), "key": format!("user-{}", number % 5) });
+        match world.try_probe("insert-then-publish", &body).await {
+            Some(answer) if answer.status == 200 => acknowledged.push(id),
+            Some(answer) => assert!(answer.status >= 500, "{answer:?}"),
+            None => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    acknowledged
+}
+
+fn signal(host: &Host, name: &str) {
+    assert!(std::process::Command::new("kill").args([name, &host.pid().to_string()]).status().unwrap().success());
+}
+
+async fn settle(world: &World, ledger: &Ledger) {
+    let all: Vec<&String> = ledger.consumed.values().flatten().collect();
+    let missing = "SELECT count(*) FROM unnest($1::text[]) id WHERE NOT EXISTS (SELECT FROM probe.seen WHERE event_id = id)";
+    let sql = world.sql().await;
+    eventually("every event is handled", async || {
+        let missing: i64 = sql.query_one(missing, &[&all]).await.unwrap().get(0);
+        (missing == 0).then_some(())
+    })
+    .await;
+    world.until_outbox_is_empty().await;
+}
+
+async fn check_effects(world: &World, ledger: &Ledger) {
+    assert_eq!(world.count("SELECT count(*) FROM tidemill.waiting").await, 0);
+    assert_eq!(world.count("SELECT count(*) FROM tidemill.dead_letters").await, 0);
+    let rows = world.sql().await.query("SELECT event_id, subject_key FROM probe.seen ORDER BY seq", &[]).await.unwrap();
+    let mut handled: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in rows {
+        handled.entry(row.get(1)).or_default().push(row.get(0));
+    }
+    assert_eq!(handled, ledger.consumed, "each event once, those of a key in their order");
+    let known: i64 = world
+        .sql()
+        .await
+        .query_one("SELECT count(*) FROM unnest($1::text[]) id JOIN probe.rows USING (id)", &[&ledger.acknowledged])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(usize::try_from(known).unwrap(), ledger.acknowledged.len(), "what was acknowledged is there");
+}
+
+/// First appearances in the topic: every committed row's event and every copy of a consumed event, those of a key in their order.
+async fn check_topic(world: &World, ledger: &Ledger) {
+    let mut first: BTreeSet<String> = BTreeSet::new();
+    let mut arrived: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for record in records::all(&world.broker.address(), &world.topic("out")).await {
+        let id = record.json()["id"].as_str().unwrap().to_owned();
+        if first.insert(id.clone()) {
+            arrived.entry(record.key.unwrap_or_default()).or_default().push(id);
+        }
+    }
+    let republished = "SELECT subject_key, 'copy-of-' || event_id FROM probe.seen WHERE type = 'probe.republish' ORDER BY seq";
+    let mut expected: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in world.sql().await.query(republished, &[]).await.unwrap() {
+        expected.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    let requested = world.sql().await.query("SELECT id FROM probe.rows WHERE id LIKE 'r%' ORDER BY id", &[]).await.unwrap();
+    for row in requested {
+        let id: String = row.get(0);
+        let user = id[1..].parse::<u32>().unwrap() % 5;
+        expected.entry(format!("user-{user}")).or_default().push(id);
+    }
+    assert_eq!(arrived, expected, "each published event, first appearances in the order of their keys");
+    println!("{} events in, {} requests, {} events out", ledger.consumed.values().map(Vec::len).sum::<usize>(), ledger.acknowledged.len(), first.len());
+}
