@@ -5,7 +5,7 @@ use super::plan::Plan;
 use super::token;
 use crate::config::Config;
 use crate::embedded::{Broker, Postgres};
-use crate::kafka::create_missing;
+use crate::kafka::topics::{Cluster, Plan as TopicsPlan, Topics};
 use crate::store::Migrator;
 use anyhow::Context;
 use std::net::SocketAddr;
@@ -45,7 +45,7 @@ async fn with_parts(
     for line in migrator.run(&database_url, &plan.apps()?).await? {
         tracing::info!("{line}");
     }
-    create_missing(&broker.addr.to_string(), &plan.topics()?).await?;
+    create_missing_topics(&broker.addr.to_string(), &plan.topics()?.on_one_broker()).await?;
     let tries = tries(&plan);
     let names: Vec<String> = plan.handlers.iter().map(|handler| handler.manifest.name.clone()).collect();
     let key = match config.jwt_hs256_key_if_given() {
@@ -58,6 +58,16 @@ async fn with_parts(
     println!("ready http=http://{} admin=http://{} kafka={} after {:.1?}", host.http, host.admin, broker.addr, started.elapsed());
     signals.wait().await;
     host.stop().await
+}
+
+/// Makes the topics that are missing; those that exist stay as they are, for in development a topic's own history is worth more.
+async fn create_missing_topics(brokers: &str, topics: &Topics) -> anyhow::Result<()> {
+    let cluster = Cluster::connect(brokers)?;
+    let missing = TopicsPlan::new(topics, &cluster.describe(&topics.names()).await?, false).creations();
+    for made in cluster.apply(&missing).await? {
+        anyhow::ensure!(made.outcome.is_good(), "topic `{}` cannot be made: {:?}", made.topic, made.outcome);
+    }
+    Ok(())
 }
 
 /// The commands that the manifests give to try, in the handlers' order.

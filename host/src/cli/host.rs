@@ -4,6 +4,7 @@ use super::plan::Plan;
 use crate::admin::Admin;
 use crate::config::{Config, Secret};
 use crate::engine::{Cache, Engine, Registry};
+use crate::kafka::topics;
 use crate::relay::Relay;
 use crate::store::{NotReady, Pool, PoolOptions};
 use crate::telemetry::{Board, Metrics};
@@ -63,6 +64,7 @@ impl Host {
         activate(&engine, &registry, &setup.plan).await?;
 
         let brokers: Arc<str> = setup.brokers.into();
+        tokio::spawn(topics::watch(brokers.clone(), setup.plan.topics()?, board.clone(), stopped.clone()));
         let trigger = HttpTrigger::new(
             engine.clone(),
             registry.clone(),

@@ -13,11 +13,15 @@ use clap::{ArgMatches, Command};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Runs the command of the process's arguments and returns its exit code: 0 done, 1 failed, 2 misused.
+/// Runs the command of the process's arguments and returns its exit code: 0 done, 1 failed, 2 misused (or, of `topics plan`, differences).
 pub fn main() -> ExitCode {
     let matches = command().get_matches();
-    match run(&matches) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match matches.subcommand() {
+        Some(("topics", matches)) => topics::run(matches),
+        _ => run(&matches).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("tidemill: {error:#}");
             ExitCode::FAILURE
@@ -56,12 +60,7 @@ pub fn command() -> Command {
             )),
             Name::Migrate,
         ))
-        .subcommand(
-            Command::new("topics").about("The topics that the handlers declare").subcommand_required(true).subcommand(config::args(
-                Command::new("apply").about("Make the topics that are missing; those that exist are left as they are"),
-                Name::Topics,
-            )),
-        )
+        .subcommand(topics::command())
         .subcommand(token::command())
 }
 
@@ -71,19 +70,15 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         Some(("dev", matches)) => with_runtime(Name::Dev, matches, dev::run),
         Some(("serve", matches)) => with_runtime(Name::Serve, matches, serve::run),
         Some(("migrate", matches)) => with_runtime(Name::Migrate, matches, migrate::run),
-        Some(("topics", matches)) => match matches.subcommand() {
-            Some(("apply", matches)) => with_runtime(Name::Topics, matches, topics::run),
-            _ => anyhow::bail!("`tidemill topics` needs a command: apply"),
-        },
         _ => anyhow::bail!("no command given; see `tidemill --help`"),
     }
 }
 
-fn with_runtime<F: Future<Output = anyhow::Result<()>>>(
+fn with_runtime<T, F: Future<Output = anyhow::Result<T>>>(
     name: Name,
     matches: &ArgMatches,
     command: impl FnOnce(Config) -> F,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<T> {
     let config = Config::load(name, matches)?;
     start_log(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

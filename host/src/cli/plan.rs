@@ -1,11 +1,11 @@
 //! The handlers' folder, as plans for the database, the broker and the engine.
 
 use crate::engine::HandlerSource;
-use crate::kafka::TopicPlan;
+use crate::kafka::topics::{Size, Topics, Wanted};
 use crate::manifest::{self, Loaded};
 use crate::store::{AppPlan, HandlerRole};
 use anyhow::Context;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What a folder of handlers asks for.
@@ -40,15 +40,13 @@ impl Plan {
             .collect()
     }
 
-    /// The topics that the manifests declare.
-    pub(super) fn topics(&self) -> anyhow::Result<Vec<TopicPlan>> {
-        let mut topics = BTreeMap::new();
-        for (name, topic) in self.handlers.iter().flat_map(|handler| &handler.manifest.declares) {
-            let partitions =
-                i32::try_from(topic.partitions).with_context(|| format!("topic `{name}` has too many partitions"))?;
-            topics.insert(name, TopicPlan { name: name.clone(), partitions, retention: topic.retention });
-        }
-        Ok(topics.into_values().collect())
+    /// The topics that the manifests declare, their dead-letter topics, and those that the handlers use of others.
+    pub(super) fn topics(&self) -> anyhow::Result<Topics> {
+        let manifests = || self.handlers.iter().map(|handler| &handler.manifest);
+        let declared = manifests().flat_map(|manifest| &manifest.declares).map(|(name, topic)| wanted(name, topic));
+        let read: BTreeSet<String> = manifests().flat_map(|manifest| &manifest.topics).map(|topic| topic.name.clone()).collect();
+        let published = manifests().flat_map(|manifest| &manifest.publish).cloned().collect();
+        Ok(Topics::new(declared.collect::<anyhow::Result<_>>()?, &read, &published))
     }
 
     /// What the engine makes handlers from.
@@ -64,4 +62,19 @@ impl Plan {
             })
             .collect()
     }
+}
+
+fn wanted(name: &str, topic: &manifest::Topic) -> anyhow::Result<Wanted> {
+    let number =
+        |number: u32| i32::try_from(number).with_context(|| format!("topic `{name}`: {number} is more than Kafka can count"));
+    let bytes = topic.max_message_bytes.map(i64::try_from).transpose()?;
+    Ok(Wanted {
+        name: name.to_owned(),
+        partitions: number(topic.partitions)?,
+        retention: topic.retention,
+        replication: topic.replication.map(number).transpose()?,
+        min_insync_replicas: topic.min_insync_replicas.map(number).transpose()?,
+        size: bytes.map_or(Size::Default, Size::Exactly),
+        derived: false,
+    })
 }

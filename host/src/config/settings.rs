@@ -11,7 +11,7 @@ pub enum Command {
     Serve,
     /// `tidemill migrate`
     Migrate,
-    /// `tidemill topics apply`
+    /// `tidemill topics plan` and `tidemill topics apply`
     Topics,
     /// `tidemill token`
     Token,
@@ -24,7 +24,7 @@ impl Command {
             Command::Dev => "dev",
             Command::Serve => "serve",
             Command::Migrate => "migrate",
-            Command::Topics => "topics apply",
+            Command::Topics => "topics",
             Command::Token => "token",
         }
     }

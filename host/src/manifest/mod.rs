@@ -16,13 +16,17 @@ mod retry;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use crate::config::{Problems, units::parse_duration};
+use crate::config::Problems;
+use crate::config::units::{parse_duration, parse_size};
 pub use limits::Limits;
 pub use load::{Loaded, MANIFEST_FILE, load_dir, migrations_by_app};
 pub use migrations::{MIGRATIONS_DIR, Migration};
 pub use names::{owner_role, role};
 use reader::{Section, Source};
 pub use retry::Retry;
+
+/// Kafka counts them in 31 bits, and a dead letter needs more than its source.
+const MAX_MESSAGE_BYTES: u64 = 1 << 30;
 
 /// One handler as its author declares it; paths are as written, [`load_dir`] resolves them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,10 +104,28 @@ pub enum Start {
 /// `[topics."name"]`: a topic's declaration by its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// How many partitions it is created with.
+    /// How many partitions it has.
     pub partitions: u32,
     /// How long records stay.
     pub retention: Duration,
+    /// What its records are.
+    pub payload: Payload,
+    /// How many brokers hold each partition; `None`: what the brokers do by default.
+    pub replication: Option<u32>,
+    /// How many of them must have a record before it counts as written; `None`: what the brokers do by default.
+    pub min_insync_replicas: Option<u32>,
+    /// The largest batch of records, in bytes; `None`: what the brokers take by default.
+    pub max_message_bytes: Option<u64>,
+}
+
+/// What the records of a topic are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Payload {
+    /// CloudEvents, structured or binary; anything else is no event.
+    #[default]
+    CloudEvents,
+    /// Any bytes are an event, whose identity is (topic, partition, offset).
+    Raw,
 }
 
 impl Manifest {
@@ -194,7 +216,7 @@ impl Route {
 
 impl Subscription {
     fn read(mut section: Section<'_>) -> Option<Self> {
-        let name = section.need_text("name", names::kafka);
+        let name = section.need_text("name", names::source);
         let group = section.need_text("group", names::kafka);
         let types = section.texts("types", names::plain);
         if types.as_ref().is_some_and(Vec::is_empty) {
@@ -218,15 +240,39 @@ impl Topic {
         let partitions = section.need_number("partitions", 1..=10_000);
         let retention = section.need_text("retention", |text| match parse_duration(text)? {
             Duration::ZERO => Err(format!("`{text}` would keep nothing")),
+            retention if i64::try_from(retention.as_millis()).is_err() => Err(format!("`{text}` is more than Kafka can count")),
             retention => Ok(retention),
         });
-        section.text("payload", |text| match text {
-            "cloudevents" => Ok(()),
-            "raw" => Err("`raw` is not supported yet: leave it out, or write `cloudevents`".to_owned()),
+        let payload = section.text("payload", |text| match text {
+            "cloudevents" => Ok(Payload::CloudEvents),
+            "raw" => Ok(Payload::Raw),
             _ => Err(format!("`{text}` is neither `cloudevents` nor `raw`")),
         });
+        let replication = section.number("replication", 1..=32_767).and_then(|number| u32::try_from(number).ok());
+        let insync = section.number("min_insync_replicas", 1..=32_767).and_then(|number| u32::try_from(number).ok());
+        if let (Some(replication), Some(insync)) = (replication, insync)
+            && insync > replication
+        {
+            let title = section.title();
+            section.problem(format!(
+                "{title}: `min_insync_replicas` {insync} is above `replication` {replication}: nobody could write"
+            ));
+        }
+        let max_message_bytes = section.text("max_message_bytes", |text| match parse_size(text)? {
+            0 => Err(format!("`{text}` would take nothing")),
+            bytes if bytes > MAX_MESSAGE_BYTES => Err(format!("`{text}` is above `1GiB`, the most that fits")),
+            bytes => Ok(bytes),
+        });
         section.end();
-        Some((name, Self { partitions: u32::try_from(partitions?).ok()?, retention: retention? }))
+        let topic = Self {
+            partitions: u32::try_from(partitions?).ok()?,
+            retention: retention?,
+            payload: payload.unwrap_or_default(),
+            replication,
+            min_insync_replicas: insync,
+            max_message_bytes,
+        };
+        Some((name, topic))
     }
 }
 

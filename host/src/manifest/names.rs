@@ -50,6 +50,15 @@ pub(super) fn kafka(text: &str) -> Result<String, String> {
     Err(format!("`{text}` is no name for Kafka: 1 to 249 letters, digits, `.`, `_` and `-`"))
 }
 
+/// Names of topics that are read: their dead letters go to a topic with `.dlq` behind the name, which must fit, too.
+pub(super) fn source(text: &str) -> Result<String, String> {
+    let name = kafka(text)?;
+    if name.len() > 245 && !name.ends_with(".dlq") {
+        return Err(format!("`{name}` leaves no room for `.dlq`, its dead-letter topic: at most 245 letters"));
+    }
+    Ok(name)
+}
+
 /// Names of event types, attributes and commands: anything but nothing and control characters.
 pub(super) fn plain(text: &str) -> Result<String, String> {
     if text.trim().is_empty() || text.chars().any(char::is_control) {
@@ -168,6 +177,8 @@ mod tests {
             assert!(app(kept).unwrap_err().ends_with("choose another name"));
         }
         assert!(kafka("shop.order-events_1").is_ok() && kafka(&"x".repeat(249)).is_ok());
+        assert!(source(&"x".repeat(245)).is_ok() && source(&format!("{}.dlq", "x".repeat(245))).is_ok());
+        assert!(source(&"x".repeat(246)).unwrap_err().contains("`.dlq`"));
         assert!(kafka("").is_err() && kafka("a b").is_err() && kafka("..").is_err() && kafka(&"x".repeat(250)).is_err());
     }
 }

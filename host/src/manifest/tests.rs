@@ -32,6 +32,9 @@ topics = ["shop.orders"]
 partitions = 3
 retention = "7d"
 payload = "cloudevents"
+replication = 3
+min_insync_replicas = 2
+max_message_bytes = "2MiB"
 
 [sql]
 
@@ -63,6 +66,14 @@ fn problem(added: &str) -> String {
 #[test]
 fn a_whole_manifest_is_read() {
     let manifest = parse(WHOLE).unwrap();
+    let orders = Topic {
+        partitions: 3,
+        retention: Duration::from_secs(7 * 86_400),
+        payload: Payload::CloudEvents,
+        replication: Some(3),
+        min_insync_replicas: Some(2),
+        max_message_bytes: Some(2 << 20),
+    };
     let expected = Manifest {
         name: "order-api".into(),
         app: "shop".into(),
@@ -79,7 +90,7 @@ fn a_whole_manifest_is_read() {
             start: Start::Latest,
         }],
         publish: vec!["shop.orders".into()],
-        declares: [("shop.orders".into(), Topic { partitions: 3, retention: Duration::from_secs(7 * 86_400) })].into(),
+        declares: [("shop.orders".into(), orders)].into(),
         sql: true,
         dev_try: vec!["curl localhost:8080/api/orders".into()],
         limits: Limits { memory: 32 << 20, cpu: Duration::from_millis(500), batch: 100, ..Limits::default() },
@@ -95,6 +106,16 @@ fn what_a_manifest_leaves_out_has_defaults() {
     assert_eq!((manifest.topics[0].types.as_ref(), manifest.topics[0].start), (None, Start::Earliest));
     assert_eq!(manifest.limits, Limits::default());
     assert_eq!((manifest.publish.len(), manifest.declares.len(), manifest.dev_try.len()), (0, 0, 0));
+}
+
+#[test]
+fn a_topic_of_any_bytes_says_so() {
+    let payload = |line: &str| {
+        let manifest =
+            parse(&format!("{SMALL}[topics.t]\npartitions = 1\nretention = '1d'\n{line}[sql]\n[[topic]]\nname='a'\ngroup='g'"));
+        manifest.unwrap().declares["t"].payload
+    };
+    assert_eq!((payload(""), payload("payload = 'raw'\n")), (Payload::CloudEvents, Payload::Raw));
 }
 
 #[test]
@@ -142,8 +163,29 @@ fn each_mistake_has_its_message_with_file_and_line() {
             ":5: `retention`: `1 week` is no duration such as `500ms`, `10s`, `5m`, `12h` or `7d`",
         ),
         (
-            "[topics.a]\npartitions = 1\nretention = '1d'\npayload = 'raw'",
-            ":6: `payload`: `raw` is not supported yet: leave it out, or write `cloudevents`",
+            "[topics.a]\npartitions = 1\nretention = '1d'\npayload = 'json'",
+            ":6: `payload`: `json` is neither `cloudevents` nor `raw`",
+        ),
+        (
+            "[topics.a]\npartitions = 1\nretention = '1d'\nretension = '2d'",
+            ":6: `[topics.\"a\"]` has no key `retension`; did you mean `retention`?",
+        ),
+        (
+            "[topics.a]\npartitions = 1\nretention = '1d'\nreplicaton = 3",
+            ":6: `[topics.\"a\"]` has no key `replicaton`; did you mean `replication`?",
+        ),
+        ("[topics.a]\npartitions = 1\nretention = '1d'\nreplication = 0", ":6: `replication`: 0 is not between 1 and 32767"),
+        (
+            "[topics.a]\npartitions = 1\nretention = '1d'\nreplication = 1\nmin_insync_replicas = 2",
+            ":3: [topics.\"a\"]: `min_insync_replicas` 2 is above `replication` 1: nobody could write",
+        ),
+        (
+            "[topics.a]\npartitions = 1\nretention = '1d'\nmax_message_bytes = '2GiB'",
+            ":6: `max_message_bytes`: `2GiB` is above `1GiB`, the most that fits",
+        ),
+        (
+            "[topics.a]\npartitions = 1\nretention = '9999999999999999999ms'",
+            ":5: `retention`: `9999999999999999999ms` is more than Kafka can count",
         ),
         ("[topics]\na = 1", ":4: `topics` has sections `[topics.\"name\"]`; `a` is a number"),
         ("[limits]\nmemory = '64MB'", ":4: `memory`: `64MB` is no size such as `512B`, `64KiB`, `1MiB` or `2GiB`"),

@@ -47,6 +47,7 @@ async fn dev_runs_the_whole_path_and_keeps_its_data() {
     let run = dev();
     let mut host = run.serve().await;
     let kafka = host.kafka.clone().expect("the ready line names the embedded broker");
+    assert_eq!(records::partition_count(&kafka, "todo.task-events.dlq").await, 1, "dead-letter topics are made, too");
     let created = call(&run, &host, "POST", "/api/tasks", Some(json!({ "title": "first" }))).await;
     assert_eq!(created.status, 201, "{created:?}");
     let events = eventually("the event is in the embedded broker", async || {

@@ -27,3 +27,4 @@ mod recurrence;
 mod structure;
 mod support;
 mod todo;
+mod topics;

@@ -1,17 +1,14 @@
 //! How this process talks to Kafka: client settings that all clients share, and topic administration.
+//!
+//! - `topics`: declared topics against those of the cluster
+
+pub mod topics;
 
 use crate::telemetry::Board;
-use anyhow::Context;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long an administrative call may take.
-const ADMIN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Settings of every client: a producer, a consumer or an admin client of these brokers.
 pub fn client_config(brokers: &str) -> ClientConfig {
@@ -69,57 +66,4 @@ impl ClientContext for KafkaContext {
             _ => tracing::debug!(client, %error, "{reason}"),
         }
     }
-}
-
-/// A topic as its owner declares it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicPlan {
-    /// Its name.
-    pub name: String,
-    /// How many partitions it has.
-    pub partitions: i32,
-    /// How long its records stay.
-    pub retention: Duration,
-}
-
-/// What became of a topic of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applied {
-    /// It was made.
-    Created,
-    /// It was there.
-    Present,
-}
-
-/// Makes the topics that are missing; those that exist are left as they are.
-pub async fn create_missing(brokers: &str, topics: &[TopicPlan]) -> anyhow::Result<Vec<(String, Applied)>> {
-    let admin: AdminClient<DefaultClientContext> = client_config(brokers).create().context("the Kafka client cannot be made")?;
-    let retentions: BTreeMap<&str, String> =
-        topics.iter().map(|t| (t.name.as_str(), t.retention.as_millis().to_string())).collect();
-    // Retention is exact to a segment only; the inbox reaches back over retention and one segment.
-    let segments: BTreeMap<&str, String> =
-        topics.iter().map(|t| (t.name.as_str(), t.retention.min(Duration::from_secs(86_400)).as_millis().to_string())).collect();
-    let new: Vec<NewTopic<'_>> = topics
-        .iter()
-        .map(|t| {
-            NewTopic::new(&t.name, t.partitions, TopicReplication::Fixed(-1))
-                .set("retention.ms", &retentions[t.name.as_str()])
-                .set("segment.ms", &segments[t.name.as_str()])
-        })
-        .collect();
-    if new.is_empty() {
-        return Ok(Vec::new());
-    }
-    let options = AdminOptions::new().request_timeout(Some(ADMIN_PATIENCE)).operation_timeout(Some(ADMIN_PATIENCE));
-    let results = admin.create_topics(&new, &options).await.with_context(|| {
-        format!("no answer from Kafka at {brokers}; check TIDEMILL_KAFKA_BROKERS and that a broker runs there")
-    })?;
-    results
-        .into_iter()
-        .map(|result| match result {
-            Ok(name) => Ok((name, Applied::Created)),
-            Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => Ok((name, Applied::Present)),
-            Err((name, error)) => anyhow::bail!("topic `{name}` cannot be made: {error}"),
-        })
-        .collect()
 }

@@ -1,0 +1,33 @@
+//! Topics as code: what manifests declare, against what the cluster has.
+//!
+//! - `wanted`: declarations, and the dead-letter topics that follow from what is read
+//! - `cluster`: what the brokers say of their topics; `settings`: changing one setting of one topic
+//! - `plan`: the difference, as steps; `apply`: making them
+//! - `check`: what endangers a promise while the host runs, and the note about it
+//!
+//! Nothing here deletes a topic, a partition or a setting.
+
+mod apply;
+mod check;
+mod cluster;
+mod plan;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod wanted;
+
+pub use apply::{Applied, Outcome};
+pub use check::{Finding, findings, watch};
+pub use cluster::{Cluster, Found, FoundTopic};
+pub use plan::{Plan, Step};
+pub use wanted::{DEAD_LETTER_HEADROOM, DEAD_LETTER_RETENTION, DEAD_LETTER_SUFFIX, LONGEST_SEGMENT, Size, Topics, Wanted};
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long records of these topics stay by `retention.ms`; `None`: for ever. A topic that does not exist has no entry.
+///
+/// Makes a client for the one question; who asks often keeps a [`Cluster`] and uses [`Cluster::retentions`].
+pub async fn retentions(brokers: &str, topics: &[String]) -> anyhow::Result<BTreeMap<String, Option<Duration>>> {
+    Cluster::connect(brokers)?.retentions(topics).await
+}
