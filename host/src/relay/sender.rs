@@ -10,7 +10,9 @@ use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{
     BaseRecord, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
 };
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
 
 /// What the broker said to a row.
 pub(super) struct Delivery {
@@ -64,19 +66,46 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
 
 type Client = ThreadedProducer<Deliveries>;
 
+/// A producer. Dropping it purges it: what it has not sent by then, it never will.
+struct Mortal(Option<Client>);
+
+impl Mortal {
+    /// Ends the producer where it may block: it flushes for a while, though nothing is left in it.
+    fn end(mut self) -> Option<JoinHandle<()>> {
+        self.0.take().map(end)
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            end(client);
+        }
+    }
+}
+
+fn end(client: Client) -> JoinHandle<()> {
+    tokio::task::spawn_blocking(move || {
+        client.purge(PurgeConfig::default().queue().inflight());
+        drop(client);
+    })
+}
+
 /// Both producers. A restarted one ignores what its predecessor still says.
 pub(super) struct Sender {
-    flow: Client,
+    flow: Mortal,
     flow_generation: u64,
-    lone: Option<Client>,
+    lone: Option<Mortal>,
     lone_generation: u64,
     to: UnboundedSender<Delivery>,
+    /// Those that were ended last.
+    ending: Vec<JoinHandle<()>>,
 }
 
 impl Sender {
     pub(super) fn new(relay: &Relay, to: UnboundedSender<Delivery>) -> KafkaResult<Self> {
         let flow = client(relay, &to, false, 0)?;
-        Ok(Self { flow, flow_generation: 0, lone: None, lone_generation: 0, to })
+        Ok(Self { flow, flow_generation: 0, lone: None, lone_generation: 0, to, ending: Vec::new() })
     }
 
     pub(super) fn generation(&self, alone: bool) -> u64 {
@@ -85,25 +114,32 @@ impl Sender {
 
     /// Ends a producer; what it has not sent, it never will.
     pub(super) fn restart(&mut self, relay: &Relay, alone: bool) -> KafkaResult<()> {
-        match alone {
+        let last = match alone {
             false => {
                 self.flow_generation += 1;
                 let next = client(relay, &self.to, false, self.flow_generation)?;
-                end(std::mem::replace(&mut self.flow, next));
+                Some(std::mem::replace(&mut self.flow, next))
             }
             true => {
                 self.lone_generation += 1;
-                if let Some(last) = self.lone.take() {
-                    end(last);
-                }
+                self.lone.take()
             }
-        }
+        };
+        self.ending.retain(|ending| !ending.is_finished());
+        self.ending.extend(last.and_then(Mortal::end));
         Ok(())
+    }
+
+    /// Waits, bounded, until the producers that were ended are gone.
+    pub(super) async fn ended(&mut self) {
+        let ending = futures_util::future::join_all(self.ending.drain(..));
+        let _ = tokio::time::timeout(Duration::from_secs(2), ending).await;
     }
 
     /// Hands a row to the flow, or alone.
     pub(super) fn send(&mut self, row: &OutboxRow, alone: bool) -> Result<(), Refusal> {
-        let Some(client) = (if alone { self.lone.as_ref() } else { Some(&self.flow) }) else {
+        let mortal = if alone { self.lone.as_ref() } else { Some(&self.flow) };
+        let Some(client) = mortal.and_then(|mortal| mortal.0.as_ref()) else {
             return Err(Refusal {
                 reason: "the producer is being made".to_owned(),
                 collateral: false,
@@ -131,23 +167,19 @@ impl Sender {
     }
 }
 
-/// Ends a producer where it may block: it flushes for a while, though nothing is left in it.
-fn end(producer: Client) {
-    tokio::task::spawn_blocking(move || {
-        producer.purge(PurgeConfig::default().queue().inflight());
-        drop(producer);
-    });
-}
-
-fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation: u64) -> KafkaResult<Client> {
+fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation: u64) -> KafkaResult<Mortal> {
     let mut config = client_config(&relay.brokers);
     config
         .set("acks", "all")
         .set("enable.idempotence", "true")
         // An error that would leave a gap in the sequence ends the producer, instead of sending what comes behind it.
         .set("enable.gapless.guarantee", "true")
-        // Never give up on a row: what waits here waits in the database as well.
+        // Never give up on a row: what waits here waits in the database as well. (And messages that time out are no gaps to librdkafka:
+        // it would go on with the next one of the key.)
         .set("message.timeout.ms", "0")
+        // A broker that knows nothing of a producer takes any sequence number: a request behind a first one that it refuses would get
+        // into the topic ahead of it. Apache Kafka answers the requests of a connection one by one anyway.
+        .set("max.in.flight.requests.per.connection", "1")
         // Java's clients put a key on the same partition.
         .set("partitioner", "murmur2_random")
         .set("linger.ms", "0")
@@ -159,7 +191,7 @@ fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation
         config.set("batch.num.messages", "1");
     }
     let context = KafkaContext { name: "relay", board: relay.board.clone(), brokers: relay.brokers.clone() };
-    config.create_with_context(Deliveries { context, alone, generation, to: to.clone() })
+    config.create_with_context(Deliveries { context, alone, generation, to: to.clone() }).map(|client| Mortal(Some(client)))
 }
 
 fn refusal(error: &KafkaError, topic: &str) -> Refusal {

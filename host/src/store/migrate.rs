@@ -15,6 +15,7 @@ use tokio_postgres::{Client, NoTls, Transaction};
 const HOST: &[(i32, &str, &str)] = &[
     (1, "outbox", include_str!("../../../migrations/host/0001_outbox.sql")),
     (2, "inbox", include_str!("../../../migrations/host/0002_inbox.sql")),
+    (4, "relay_slices", include_str!("../../../migrations/host/0004_relay_slices.sql")),
 ];
 
 /// A handler and its database role.

@@ -8,11 +8,15 @@ mod migrate;
 mod outbox;
 mod outcome;
 mod pool;
+mod slices;
 mod unit;
+mod waiting;
 
 pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unavailable};
 pub use inbox::{Identity, Inbox, Scope, bucket_of};
 pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
-pub use outbox::{Envelope, Outbox, OutboxRow, key_bucket};
+pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};
+pub use slices::{Census, SliceLocks, Slices};
 pub use unit::{Param, RawColumn, Rows, StatementText, Unit, UnitContext};
+pub use waiting::{Beside, Outbox, OutboxRow, Page};
