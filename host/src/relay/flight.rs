@@ -36,6 +36,16 @@ struct Sent {
     alone: bool,
 }
 
+/// What became of a row of a page.
+enum Sending {
+    /// It is on its way.
+    Done,
+    /// It and the rest of the page must be read again.
+    ReadAgain,
+    /// The same, after a delivery.
+    Wait,
+}
+
 /// What is known while slices are worked on.
 pub(super) struct Flight<'a> {
     pub(super) relay: &'a Relay,
@@ -166,8 +176,10 @@ impl<'a> Flight<'a> {
         // A full page has everything up to its last row.
         let complete = rows.last().filter(|_| more).map_or(i64::MAX, |row| row.id);
         for row in rows {
-            if !self.send(outbox, row).await? {
-                return Ok(true);
+            match self.send(outbox, row).await? {
+                Sending::Done => {}
+                Sending::ReadAgain => return Ok(true),
+                Sending::Wait => return Ok(false),
             }
         }
         if let Some(number) = reachable {
@@ -176,14 +188,16 @@ impl<'a> Flight<'a> {
         Ok(more)
     }
 
-    /// Sends one row; false if the rest of the page must be read again.
-    async fn send(&mut self, outbox: &Outbox, row: OutboxRow) -> Result<bool, Unavailable> {
+    async fn send(&mut self, outbox: &Outbox, row: OutboxRow) -> Result<Sending, Unavailable> {
         self.clock.check_quickly()?;
+        if !self.sender.admits(&row) {
+            return Ok(Sending::Wait);
+        }
         match self.sender.send(&row, false) {
             Ok(()) => {
                 self.highest = self.highest.max(row.id);
                 self.launch(row, false);
-                return Ok(true);
+                return Ok(Sending::Done);
             }
             // It goes on when deliveries have made room.
             Err(refusal) if refusal.full => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -191,7 +205,7 @@ impl<'a> Flight<'a> {
             // Nothing of this row was sent: it goes alone from now on, and the rest of the page is read again without its key.
             Err(refusal) => self.failed(outbox, row, refusal, false).await?,
         }
-        Ok(false)
+        Ok(Sending::ReadAgain)
     }
 
     /// Sends one row alone.
@@ -226,8 +240,8 @@ impl<'a> Flight<'a> {
         };
         self.bytes -= sent.size;
         match delivery.result {
-            Ok(()) => {
-                self.acknowledge(sent);
+            Ok(partition) => {
+                self.acknowledge(sent, partition);
                 Ok(())
             }
             // Collateral of another row's failure: it is sent again.
@@ -241,7 +255,7 @@ impl<'a> Flight<'a> {
         }
     }
 
-    fn acknowledge(&mut self, sent: Sent) {
+    fn acknowledge(&mut self, sent: Sent, partition: i32) {
         let Relay { board, metrics, .. } = self.relay;
         self.restarts = 0;
         board.clear("relay");
@@ -249,9 +263,12 @@ impl<'a> Flight<'a> {
         let age = jiff::Timestamp::now().as_millisecond() - sent.row.timestamp;
         metrics.relay_seconds.observe(age.max(0) as f64 / 1000.0);
         self.acknowledged.push(sent.row.id);
-        if sent.alone {
-            self.blocked.left(&sent.row, board, metrics);
-            self.floor.reset();
+        match sent.alone {
+            false => self.sender.acknowledged(&sent.row.topic, partition),
+            true => {
+                self.blocked.left(&sent.row, board, metrics);
+                self.floor.reset();
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! - `lease`, `share`, `desk`, `clock`: which slices of the outbox this replica works on, and for how long
 //! - `flight`: reads rows, sends them, forgets them
-//! - `sender`: the idempotent producers
+//! - `sender`, `lanes`: the idempotent producers, and what their first rows in a partition must wait for
 //! - `blocked`, `probe`: keys and topics whose first row the broker refuses
 //! - `floor`: from which number on to read
 //!
@@ -17,8 +17,9 @@
 //!
 //! 1. When a producer is handed a row, each earlier row of its key has been acknowledged (a row is deleted only after that, and a page
 //!    has every earlier row that is not), or was handed to the same producer before it.
-//! 2. A producer appends what it was handed of a key in that order and without gaps: idempotent, one request at a time, and after the
-//!    first failure it sends nothing more (`enable.gapless.guarantee`). So what it has appended is always a beginning of what it was handed.
+//! 2. A producer appends what it was handed of a key in that order and without gaps: after the first failure it makes no further request
+//!    (`enable.gapless.guarantee`), and the broker refuses those on their way by their sequence, if it knows the producer in that partition,
+//!    see `lanes`. So what it has appended is always a beginning of what it was handed.
 //!
 //! So whenever a row gets into the topic, from whichever producer and however late, all earlier ones of its key are there already: first
 //! appearances are in order, and whatever a thawed relay still sends either continues them or repeats what another has sent (same id, same
@@ -35,6 +36,7 @@ mod clock;
 mod desk;
 mod flight;
 mod floor;
+mod lanes;
 mod lease;
 mod probe;
 mod sender;
@@ -73,6 +75,9 @@ impl Relay {
             let started = Instant::now();
             let ended = self.session(&mut stop).await;
             self.metrics.relay_slices.set(0);
+            if *stop.borrow() {
+                break;
+            }
             if let Err(error) = ended {
                 tracing::warn!(%error, "the relay lost its database; events wait in the outbox until it is back");
                 self.board.note("outbox", format!("the relay cannot read the outbox: {error}"));

@@ -1,15 +1,14 @@
 //! The relay's producers: one for the flow, one for rows that go alone.
 
 use super::Relay;
+use super::lanes::{Lanes, Murmur2};
 use crate::kafka::{KafkaContext, client_config};
 use crate::store::OutboxRow;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{
-    BaseRecord, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
-};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
@@ -19,7 +18,8 @@ pub(super) struct Delivery {
     pub(super) id: i64,
     pub(super) alone: bool,
     pub(super) generation: u64,
-    pub(super) result: Result<(), Refusal>,
+    /// The partition that has it, or why none has.
+    pub(super) result: Result<i32, Refusal>,
 }
 
 /// Why a row did not get through.
@@ -36,6 +36,7 @@ pub(super) struct Refusal {
 
 struct Deliveries {
     context: KafkaContext,
+    murmur2: Murmur2,
     alone: bool,
     generation: u64,
     to: UnboundedSender<Delivery>,
@@ -51,20 +52,24 @@ impl ClientContext for Deliveries {
     }
 }
 
-impl ProducerContext<NoCustomPartitioner> for Deliveries {
+impl ProducerContext<Murmur2> for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         let result = match result {
-            Ok(_) => Ok(()),
+            Ok(message) => Ok(message.partition()),
             Err((error, message)) => Err(refusal(error, message.topic())),
         };
-        // The receiver is gone only when the relay has ended.
+        // The receiver is gone only when the flight has ended.
         let _ = self.to.send(Delivery { id: id as i64, alone: self.alone, generation: self.generation, result });
+    }
+
+    fn get_custom_partitioner(&self) -> Option<&Murmur2> {
+        Some(&self.murmur2)
     }
 }
 
-type Client = ThreadedProducer<Deliveries>;
+type Client = ThreadedProducer<Deliveries, Murmur2>;
 
 /// A producer. Dropping it purges it: what it has not sent by then, it never will.
 struct Mortal(Option<Client>);
@@ -97,6 +102,9 @@ pub(super) struct Sender {
     flow_generation: u64,
     lone: Option<Mortal>,
     lone_generation: u64,
+    murmur2: Murmur2,
+    /// Of the flow.
+    lanes: Lanes,
     to: UnboundedSender<Delivery>,
     /// Those that were ended last.
     ending: Vec<JoinHandle<()>>,
@@ -104,8 +112,10 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn new(relay: &Relay, to: UnboundedSender<Delivery>) -> KafkaResult<Self> {
-        let flow = client(relay, &to, false, 0)?;
-        Ok(Self { flow, flow_generation: 0, lone: None, lone_generation: 0, to, ending: Vec::new() })
+        let murmur2 = Murmur2::default();
+        let flow = client(relay, &to, &murmur2, false, 0)?;
+        let lanes = Lanes::default();
+        Ok(Self { flow, flow_generation: 0, lone: None, lone_generation: 0, murmur2, lanes, to, ending: Vec::new() })
     }
 
     pub(super) fn generation(&self, alone: bool) -> u64 {
@@ -117,7 +127,8 @@ impl Sender {
         let last = match alone {
             false => {
                 self.flow_generation += 1;
-                let next = client(relay, &self.to, false, self.flow_generation)?;
+                self.lanes.clear();
+                let next = client(relay, &self.to, &self.murmur2, false, self.flow_generation)?;
                 Some(std::mem::replace(&mut self.flow, next))
             }
             true => {
@@ -134,6 +145,16 @@ impl Sender {
     pub(super) async fn ended(&mut self) {
         let ending = futures_util::future::join_all(self.ending.drain(..));
         let _ = tokio::time::timeout(Duration::from_secs(2), ending).await;
+    }
+
+    /// Whether the flow may have the row now; if not, the next delivery may change that.
+    pub(super) fn admits(&mut self, row: &OutboxRow) -> bool {
+        self.lanes.admit(&self.murmur2, row)
+    }
+
+    /// The flow has got a row of the topic into the partition.
+    pub(super) fn acknowledged(&mut self, topic: &str, partition: i32) {
+        self.lanes.acknowledged(topic, partition);
     }
 
     /// Hands a row to the flow, or alone.
@@ -155,19 +176,24 @@ impl Sender {
             BaseRecord::with_opaque_to(&row.topic, row.id as usize).timestamp(row.timestamp).headers(headers);
         record.key = row.key.as_deref();
         record.payload = row.value.as_deref();
-        client.send(record).map_err(|(error, _)| refusal(&error, &row.topic))
+        client.send(record).map_err(|(error, _)| {
+            if !alone {
+                self.lanes.withdraw(row);
+            }
+            refusal(&error, &row.topic)
+        })
     }
 
     /// Makes the producer for lone rows, if it is not there.
     pub(super) fn ready_alone(&mut self, relay: &Relay) -> KafkaResult<()> {
         if self.lone.is_none() {
-            self.lone = Some(client(relay, &self.to, true, self.lone_generation)?);
+            self.lone = Some(client(relay, &self.to, &self.murmur2, true, self.lone_generation)?);
         }
         Ok(())
     }
 }
 
-fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation: u64) -> KafkaResult<Mortal> {
+fn client(relay: &Relay, to: &UnboundedSender<Delivery>, murmur2: &Murmur2, alone: bool, generation: u64) -> KafkaResult<Mortal> {
     let mut config = client_config(&relay.brokers);
     config
         .set("acks", "all")
@@ -177,11 +203,6 @@ fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation
         // Never give up on a row: what waits here waits in the database as well. (And messages that time out are no gaps to librdkafka:
         // it would go on with the next one of the key.)
         .set("message.timeout.ms", "0")
-        // A broker that knows nothing of a producer takes any sequence number: a request behind a first one that it refuses would get
-        // into the topic ahead of it. Apache Kafka answers the requests of a connection one by one anyway.
-        .set("max.in.flight.requests.per.connection", "1")
-        // Java's clients put a key on the same partition.
-        .set("partitioner", "murmur2_random")
         .set("linger.ms", "0")
         // The broker's own limit is what counts, not a guess of the client.
         .set("message.max.bytes", "104857600")
@@ -191,7 +212,8 @@ fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation
         config.set("batch.num.messages", "1");
     }
     let context = KafkaContext { name: "relay", board: relay.board.clone(), brokers: relay.brokers.clone() };
-    config.create_with_context(Deliveries { context, alone, generation, to: to.clone() }).map(|client| Mortal(Some(client)))
+    let deliveries = Deliveries { context, murmur2: murmur2.clone(), alone, generation, to: to.clone() };
+    config.create_with_context(deliveries).map(|client| Mortal(Some(client)))
 }
 
 fn refusal(error: &KafkaError, topic: &str) -> Refusal {

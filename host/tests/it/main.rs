@@ -22,6 +22,7 @@ mod isolation;
 mod kill;
 mod manifests;
 mod partitions;
+mod replicas;
 mod structure;
 mod support;
 mod todo;
