@@ -1,7 +1,7 @@
 //! Keys and topics whose first row the broker refuses. Their rows wait; the first one is tried alone, with a growing delay.
 
 use super::sender::Refusal;
-use crate::store::OutboxRow;
+use crate::store::{Beside, OutboxRow, Slices};
 use crate::telemetry::{Board, Metrics, StuckRow};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -44,6 +44,8 @@ impl Target {
 
 #[derive(Debug)]
 struct State {
+    /// Of the row that was refused last.
+    slice: i16,
     failures: u32,
     next: Instant,
     /// The row that is on its way alone.
@@ -78,13 +80,14 @@ impl Blocked {
         }
         let reason = refusal.reason.clone();
         let state = self.targets.entry(target).or_insert_with(|| State {
+            slice: row.slice,
             failures: 0,
             next: Instant::now(),
             probing: None,
             shown: None,
             since: format!("{:.3}", jiff::Timestamp::now()),
         });
-        state.probing = None;
+        (state.probing, state.slice) = (None, row.slice);
         if !alone {
             return;
         }
@@ -150,9 +153,21 @@ impl Blocked {
         self.gauge(metrics);
     }
 
-    /// The session ends; the next one finds out anew.
-    pub(super) fn forget(&mut self, board: &Board, metrics: &Metrics) {
-        self.release(|_| true, board, metrics);
+    /// These slices are another relay's now; it finds out anew.
+    pub(super) fn forget(&mut self, slices: Slices, board: &Board, metrics: &Metrics) {
+        self.release(|state| slices.contains(state.slice), board, metrics);
+    }
+
+    /// The stuck rows.
+    pub(super) fn shown(&self) -> Vec<i64> {
+        self.targets.values().filter_map(|state| state.shown).collect()
+    }
+
+    /// A person has dealt with these stuck rows: what waits behind them is tried at once, and has its patience back.
+    pub(super) fn dealt_with(&mut self, dealt: impl Fn(i64) -> bool) {
+        for state in self.targets.values_mut().filter(|state| state.shown.is_some_and(&dealt)) {
+            (state.failures, state.next) = (0, Instant::now());
+        }
     }
 
     fn release(&mut self, which: impl Fn(&State) -> bool, board: &Board, metrics: &Metrics) {
@@ -170,11 +185,11 @@ impl Blocked {
         metrics.outbox_stuck.set(self.targets.values().filter(|s| s.shown.is_some()).count() as i64);
     }
 
-    /// Topics, keys (topic beside key) and rows that the flow leaves out.
-    pub(super) fn exclusions(&self) -> (Vec<&str>, Vec<&str>, Vec<&[u8]>) {
+    /// Topics and keys that the flow leaves out.
+    pub(super) fn beside(&self) -> Beside<'_> {
         let topics = self.targets.keys().filter(|t| matches!(t, Target::Topic(_))).map(Target::topic).collect();
         let (key_topics, keys) = self.targets.keys().filter_map(|t| Some((t.topic(), t.key()?))).unzip();
-        (topics, key_topics, keys)
+        Beside { topics, key_topics, keys }
     }
 
     /// The rows without a key that the flow leaves out.

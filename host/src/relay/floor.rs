@@ -4,7 +4,10 @@
 //! it; reading a fixed distance below would only make that rare, and could send a later row of its key first. So the relay reads above
 //! the *floor*: the number up to which every writer has ended. Whoever may still hold a number takes a `RowExclusiveLock` on the table before
 //! drawing it and gives it back after its rows have become visible, so the writers are named by the lock table. Once all that were
-//! there when a number was the highest are gone, the next read sees everything up to that number, and it becomes the floor.
+//! there when a number was the highest drawn are gone, the next read sees everything up to that number, and it becomes the floor.
+//!
+//! The number is the sequence's own: rows of other slices count as well, also when they are gone, or a relay whose slices are quiet would
+//! step over all of them with every read.
 //!
 //! Without a floor each read would step over all rows that are deleted and, because of a long transaction beside it, not vacuumed.
 
@@ -16,14 +19,16 @@ use std::time::{Duration, Instant};
 const SLACK: i64 = 512;
 /// The shortest time between two looks at the lock table.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The same while this relay has no rows: those of other slices pile up above the floor as well.
+const REST: Duration = Duration::from_secs(1);
 
 /// The number up to which everything is known, and how it is raised.
 #[derive(Debug, Default)]
 pub(super) struct Floor {
     value: i64,
-    /// A number, and who was writing when it was the highest.
+    /// A number, and who was writing when it was the highest that had been drawn.
     watched: Option<(i64, HashSet<String>)>,
-    next: Option<Instant>,
+    last: Option<Instant>,
 }
 
 impl Floor {
@@ -39,17 +44,20 @@ impl Floor {
 
     /// The number up to which a read that begins after this call sees everything, if it is news. `highest` is the highest number seen.
     pub(super) async fn reachable(&mut self, outbox: &Outbox, highest: i64) -> Result<Option<i64>, Unavailable> {
-        let now = Instant::now();
-        if highest - self.value <= SLACK || self.next.is_some_and(|next| now < next) {
+        let above = self.watched.as_ref().map_or(highest, |(number, _)| highest.max(*number)) - self.value;
+        let pause = if above > SLACK { PAUSE } else { REST };
+        if self.last.is_some_and(|last| last.elapsed() < pause) {
             return Ok(None);
         }
-        self.next = Some(now + PAUSE);
+        self.last = Some(Instant::now());
+        // In this order: who draws a higher number afterwards is of no interest.
+        let drawn = outbox.drawn().await?;
         let writers = outbox.writers().await?;
         match &self.watched {
             Some((_, then)) if !then.is_disjoint(&writers) => Ok(None),
             watched => {
                 let reached = watched.as_ref().map(|(number, _)| *number);
-                self.watched = Some((highest, writers));
+                self.watched = Some((drawn, writers));
                 Ok(reached)
             }
         }

@@ -1,23 +1,25 @@
 //! The relay's producers: one for the flow, one for rows that go alone.
 
 use super::Relay;
+use super::lanes::{Lanes, Murmur2};
 use crate::kafka::{KafkaContext, client_config};
 use crate::store::OutboxRow;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{
-    BaseRecord, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
-};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
 
 /// What the broker said to a row.
 pub(super) struct Delivery {
     pub(super) id: i64,
     pub(super) alone: bool,
     pub(super) generation: u64,
-    pub(super) result: Result<(), Refusal>,
+    /// The partition that has it, or why none has.
+    pub(super) result: Result<i32, Refusal>,
 }
 
 /// Why a row did not get through.
@@ -34,6 +36,7 @@ pub(super) struct Refusal {
 
 struct Deliveries {
     context: KafkaContext,
+    murmur2: Murmur2,
     alone: bool,
     generation: u64,
     to: UnboundedSender<Delivery>,
@@ -49,34 +52,70 @@ impl ClientContext for Deliveries {
     }
 }
 
-impl ProducerContext<NoCustomPartitioner> for Deliveries {
+impl ProducerContext<Murmur2> for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         let result = match result {
-            Ok(_) => Ok(()),
+            Ok(message) => Ok(message.partition()),
             Err((error, message)) => Err(refusal(error, message.topic())),
         };
-        // The receiver is gone only when the relay has ended.
+        // The receiver is gone only when the flight has ended.
         let _ = self.to.send(Delivery { id: id as i64, alone: self.alone, generation: self.generation, result });
+    }
+
+    fn get_custom_partitioner(&self) -> Option<&Murmur2> {
+        Some(&self.murmur2)
     }
 }
 
-type Client = ThreadedProducer<Deliveries>;
+type Client = ThreadedProducer<Deliveries, Murmur2>;
+
+/// A producer. Dropping it purges it: what it has not sent by then, it never will.
+struct Mortal(Option<Client>);
+
+impl Mortal {
+    /// Ends the producer where it may block: it flushes for a while, though nothing is left in it.
+    fn end(mut self) -> Option<JoinHandle<()>> {
+        self.0.take().map(end)
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            end(client);
+        }
+    }
+}
+
+fn end(client: Client) -> JoinHandle<()> {
+    tokio::task::spawn_blocking(move || {
+        client.purge(PurgeConfig::default().queue().inflight());
+        drop(client);
+    })
+}
 
 /// Both producers. A restarted one ignores what its predecessor still says.
 pub(super) struct Sender {
-    flow: Client,
+    flow: Mortal,
     flow_generation: u64,
-    lone: Option<Client>,
+    lone: Option<Mortal>,
     lone_generation: u64,
+    murmur2: Murmur2,
+    /// Of the flow.
+    lanes: Lanes,
     to: UnboundedSender<Delivery>,
+    /// Those that were ended last.
+    ending: Vec<JoinHandle<()>>,
 }
 
 impl Sender {
     pub(super) fn new(relay: &Relay, to: UnboundedSender<Delivery>) -> KafkaResult<Self> {
-        let flow = client(relay, &to, false, 0)?;
-        Ok(Self { flow, flow_generation: 0, lone: None, lone_generation: 0, to })
+        let murmur2 = Murmur2::default();
+        let flow = client(relay, &to, &murmur2, false, 0)?;
+        let lanes = Lanes::default();
+        Ok(Self { flow, flow_generation: 0, lone: None, lone_generation: 0, murmur2, lanes, to, ending: Vec::new() })
     }
 
     pub(super) fn generation(&self, alone: bool) -> u64 {
@@ -85,25 +124,43 @@ impl Sender {
 
     /// Ends a producer; what it has not sent, it never will.
     pub(super) fn restart(&mut self, relay: &Relay, alone: bool) -> KafkaResult<()> {
-        match alone {
+        let last = match alone {
             false => {
                 self.flow_generation += 1;
-                let next = client(relay, &self.to, false, self.flow_generation)?;
-                end(std::mem::replace(&mut self.flow, next));
+                self.lanes.clear();
+                let next = client(relay, &self.to, &self.murmur2, false, self.flow_generation)?;
+                Some(std::mem::replace(&mut self.flow, next))
             }
             true => {
                 self.lone_generation += 1;
-                if let Some(last) = self.lone.take() {
-                    end(last);
-                }
+                self.lone.take()
             }
-        }
+        };
+        self.ending.retain(|ending| !ending.is_finished());
+        self.ending.extend(last.and_then(Mortal::end));
         Ok(())
+    }
+
+    /// Waits, bounded, until the producers that were ended are gone.
+    pub(super) async fn ended(&mut self) {
+        let ending = futures_util::future::join_all(self.ending.drain(..));
+        let _ = tokio::time::timeout(Duration::from_secs(2), ending).await;
+    }
+
+    /// Whether the flow may have the row now; if not, the next delivery may change that.
+    pub(super) fn admits(&mut self, row: &OutboxRow) -> bool {
+        self.lanes.admit(&self.murmur2, row)
+    }
+
+    /// The flow has got a row of the topic into the partition.
+    pub(super) fn acknowledged(&mut self, topic: &str, partition: i32) {
+        self.lanes.acknowledged(topic, partition);
     }
 
     /// Hands a row to the flow, or alone.
     pub(super) fn send(&mut self, row: &OutboxRow, alone: bool) -> Result<(), Refusal> {
-        let Some(client) = (if alone { self.lone.as_ref() } else { Some(&self.flow) }) else {
+        let mortal = if alone { self.lone.as_ref() } else { Some(&self.flow) };
+        let Some(client) = mortal.and_then(|mortal| mortal.0.as_ref()) else {
             return Err(Refusal {
                 reason: "the producer is being made".to_owned(),
                 collateral: false,
@@ -113,43 +170,39 @@ impl Sender {
         };
         let mut headers = OwnedHeaders::new_with_capacity(row.headers.len());
         for (key, value) in &row.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
+            headers = headers.insert(Header { key, value: value.as_deref() });
         }
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(&row.topic, row.id as usize).timestamp(row.timestamp).headers(headers);
         record.key = row.key.as_deref();
         record.payload = row.value.as_deref();
-        client.send(record).map_err(|(error, _)| refusal(&error, &row.topic))
+        client.send(record).map_err(|(error, _)| {
+            if !alone {
+                self.lanes.withdraw(row);
+            }
+            refusal(&error, &row.topic)
+        })
     }
 
     /// Makes the producer for lone rows, if it is not there.
     pub(super) fn ready_alone(&mut self, relay: &Relay) -> KafkaResult<()> {
         if self.lone.is_none() {
-            self.lone = Some(client(relay, &self.to, true, self.lone_generation)?);
+            self.lone = Some(client(relay, &self.to, &self.murmur2, true, self.lone_generation)?);
         }
         Ok(())
     }
 }
 
-/// Ends a producer where it may block: it flushes for a while, though nothing is left in it.
-fn end(producer: Client) {
-    tokio::task::spawn_blocking(move || {
-        producer.purge(PurgeConfig::default().queue().inflight());
-        drop(producer);
-    });
-}
-
-fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation: u64) -> KafkaResult<Client> {
+fn client(relay: &Relay, to: &UnboundedSender<Delivery>, murmur2: &Murmur2, alone: bool, generation: u64) -> KafkaResult<Mortal> {
     let mut config = client_config(&relay.brokers);
     config
         .set("acks", "all")
         .set("enable.idempotence", "true")
         // An error that would leave a gap in the sequence ends the producer, instead of sending what comes behind it.
         .set("enable.gapless.guarantee", "true")
-        // Never give up on a row: what waits here waits in the database as well.
+        // Never give up on a row: what waits here waits in the database as well. (And messages that time out are no gaps to librdkafka:
+        // it would go on with the next one of the key.)
         .set("message.timeout.ms", "0")
-        // Java's clients put a key on the same partition.
-        .set("partitioner", "murmur2_random")
         .set("linger.ms", "0")
         // The broker's own limit is what counts, not a guess of the client.
         .set("message.max.bytes", "104857600")
@@ -159,7 +212,8 @@ fn client(relay: &Relay, to: &UnboundedSender<Delivery>, alone: bool, generation
         config.set("batch.num.messages", "1");
     }
     let context = KafkaContext { name: "relay", board: relay.board.clone(), brokers: relay.brokers.clone() };
-    config.create_with_context(Deliveries { context, alone, generation, to: to.clone() })
+    let deliveries = Deliveries { context, murmur2: murmur2.clone(), alone, generation, to: to.clone() };
+    config.create_with_context(deliveries).map(|client| Mortal(Some(client)))
 }
 
 fn refusal(error: &KafkaError, topic: &str) -> Refusal {

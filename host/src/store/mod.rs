@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows what runs inside a unit: `store` never names wasmtime.
 
+mod backlog;
 mod error;
 mod inbox;
 mod migrate;
@@ -11,16 +12,19 @@ mod pool;
 mod presence;
 mod record;
 mod running;
+mod slices;
 mod unit;
 mod waiting;
 
+pub use backlog::{Beside, Outbox, OutboxRow, Page};
 pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unavailable};
 pub use inbox::{Identity, Inbox, Scope, bucket_of};
 pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
-pub use outbox::{Envelope, Outbox, OutboxRow, key_bucket};
+pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};
 pub use presence::Presence;
 pub use record::Record;
 pub use running::{Found, Place, Running};
+pub use slices::{Census, SliceLocks, Slices};
 pub use unit::{Noted, Param, RawColumn, Rows, StatementText, Unit, UnitContext};
 pub use waiting::{Attempt, Claim, Consumer, Due, Journal, Outcome, Parked, waiting_bucket};

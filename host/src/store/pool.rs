@@ -9,10 +9,11 @@ use super::unit::{HostStatements, IDLE};
 use crate::telemetry::lock;
 use futures_util::future;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::{CancelToken, Client, NoTls, Statement};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, NoTls, Statement};
 
 /// How many distinct statements one connection keeps prepared before it starts afresh.
 const STATEMENTS_PER_CONNECTION: usize = 1_000;
@@ -156,8 +157,13 @@ impl Pool {
 
     /// Makes a connection outside the pool's count, for the questions that must not wait behind units.
     pub(super) async fn connect(&self) -> Result<Client, Unavailable> {
+        self.connect_hearing(None).await
+    }
+
+    /// The same; `heard` rings with every notification that the connection gets.
+    async fn connect_hearing(&self, heard: Option<Arc<Notify>>) -> Result<Client, Unavailable> {
         let connecting = self.shared.config.connect(NoTls);
-        let (client, driver) = match tokio::time::timeout(self.shared.options.patience, connecting).await {
+        let (client, mut driver) = match tokio::time::timeout(self.shared.options.patience, connecting).await {
             Ok(Ok(pair)) => pair,
             Ok(Err(error)) => {
                 self.forget_idle();
@@ -166,8 +172,15 @@ impl Pool {
             Err(_) => return Err(Unavailable(self.silence())),
         };
         tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(error = %describe(&error), "a database connection ended");
+            while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
+                match (message, &heard) {
+                    (Ok(AsyncMessage::Notification(_)), Some(heard)) => heard.notify_one(),
+                    (Ok(_), _) => {}
+                    (Err(error), _) => {
+                        tracing::debug!(error = %describe(&error), "a database connection ended");
+                        break;
+                    }
+                }
             }
         });
         Ok(client)
@@ -197,7 +210,12 @@ impl Pool {
 
     /// A client of its own for a long-lived user such as the relay, with session settings of its own. It ends when dropped.
     pub async fn dedicated(&self, setup: &str) -> Result<Client, Unavailable> {
-        let client = self.connect().await?;
+        self.dedicated_hearing(setup, None).await
+    }
+
+    /// Like [`Pool::dedicated`]; `heard` rings with every notification that the connection gets.
+    pub async fn dedicated_hearing(&self, setup: &str, heard: Option<Arc<Notify>>) -> Result<Client, Unavailable> {
+        let client = self.connect_hearing(heard).await?;
         client.batch_execute(setup).await.map_err(|error| Unavailable(describe(&error)))?;
         Ok(client)
     }

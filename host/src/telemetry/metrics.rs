@@ -90,10 +90,12 @@ pub struct Metrics {
     pub partition_paused: Family<PartitionLabels, Gauge>,
     /// Events that the broker has acknowledged.
     pub relay_sent: Family<TopicLabels, Counter>,
-    /// Outbox rows that wait, in flight included, without those behind a stuck row, as the relay last saw it.
+    /// Outbox rows of this replica's slices that wait, as the relay last saw it; counted up to 100,000.
     pub outbox_waiting: Gauge,
     /// Outbox rows that the broker refuses.
     pub outbox_stuck: Gauge,
+    /// Slices of the outbox that this replica's relay holds.
+    pub relay_slices: Gauge,
     /// Seconds from an event's commit to the broker's acknowledgement.
     pub relay_seconds: Histogram,
 }
@@ -119,6 +121,7 @@ impl Default for Metrics {
             relay_sent: Family::default(),
             outbox_waiting: Gauge::default(),
             outbox_stuck: Gauge::default(),
+            relay_slices: Gauge::default(),
             relay_seconds: Histogram::new(buckets()),
             registry: Registry::default(),
         };
@@ -150,8 +153,13 @@ impl Default for Metrics {
             metrics.partition_paused.clone(),
         );
         registry.register("relay_sent", "Events that the broker acknowledged", metrics.relay_sent.clone());
-        registry.register("outbox_waiting", "Outbox rows waiting, as the relay last saw it", metrics.outbox_waiting.clone());
+        registry.register(
+            "outbox_waiting",
+            "Outbox rows waiting in the slices of this replica, as the relay last saw it",
+            metrics.outbox_waiting.clone(),
+        );
         registry.register("outbox_stuck", "Outbox rows that the broker refuses", metrics.outbox_stuck.clone());
+        registry.register("relay_slices", "Slices of the outbox that this replica's relay holds", metrics.relay_slices.clone());
         registry.register_with_unit(
             "relay_delay",
             "Time from an event's outbox row to the broker's acknowledgement",

@@ -11,6 +11,7 @@ on_both_brokers!(
     c11_nothing_is_lost_while_the_broker_is_away,
     c11_nothing_is_lost_when_the_host_dies_before_the_broker_has_it,
     c11_an_event_for_an_unknown_topic_is_stuck_and_leaves_in_order_once_the_topic_exists,
+    c11_a_stuck_row_holds_its_key_until_it_is_discarded_or_mended_and_not_longer,
 );
 
 /// The ids in a topic by key, in the order of their first appearance.
@@ -129,6 +130,66 @@ async fn c11_an_event_for_an_unknown_topic_is_stuck_and_leaves_in_order_once_the
     assert_eq!(until_there(&world, &missing, 4).await["k"], ["first", "second", "third", "fourth"]);
     world.until_outbox_is_empty().await;
     eventually("nothing is stuck", async || stuck(&world).await.is_empty().then_some(())).await;
+}
+
+/// Puts a row into the outbox by SQL: `size` bytes more than its id.
+async fn add(world: &World, key: &str, id: &str, size: i32) -> i64 {
+    let row = "INSERT INTO tidemill.outbox (bucket, topic, key, value) \
+               SELECT tidemill.key_bucket($1, convert_to($2, 'UTF8')), $1, convert_to($2, 'UTF8'), \
+                      convert_to(json_build_object('id', $3::text, 'more', repeat('x', $4))::text, 'UTF8') RETURNING id";
+    world.sql().await.query_one(row, &[&world.topic("out"), &key, &id, &size]).await.unwrap().get(0)
+}
+
+async fn c11_a_stuck_row_holds_its_key_until_it_is_discarded_or_mended_and_not_longer(kind: Kind) {
+    let mut world = World::probe(kind).await;
+    world.prepared().await;
+    let topic = world.topic("out");
+    // Larger than the topic takes, and the first that a producer ever sends to its partition.
+    let (discarded, mended) = (add(&world, "discarded", "d0", 2 << 20).await, add(&world, "mended", "m0", 2 << 20).await);
+    for number in 1..=3 {
+        for key in ["discarded", "mended", "free"] {
+            add(&world, key, &format!("{}{number}", &key[..1]), 0).await;
+        }
+    }
+    world.start().await;
+    assert_eq!(until_there(&world, &topic, 3).await["free"], ["f1", "f2", "f3"]);
+    eventually("both wait for long", async || {
+        let stuck = stuck(&world).await;
+        let long = stuck.iter().filter(|row| row["retry_in_ms"].as_u64() >= Some(8_000)).count();
+        (long == 2).then_some(())
+    })
+    .await;
+    assert_eq!(by_key(&world, &topic).await.len(), 1, "what is behind a stuck row waits");
+    let dealt = std::time::Instant::now();
+    let sql = world.sql().await;
+    sql.execute("DELETE FROM tidemill.outbox WHERE id = $1", &[&discarded]).await.unwrap();
+    let mend = "UPDATE tidemill.outbox SET value = convert_to('{\"id\": \"m0\"}', 'UTF8'), stuck_since = NULL, stuck_reason = NULL WHERE id = $1";
+    sql.execute(mend, &[&mended]).await.unwrap();
+    let there = until_there(&world, &topic, 10).await;
+    assert_eq!(
+        (&there["discarded"][..], &there["mended"][..]),
+        (&["d1", "d2", "d3"].map(String::from)[..], &["m0", "m1", "m2", "m3"].map(String::from)[..])
+    );
+    println!("dealt with {:?} after the statement", dealt.elapsed());
+    world.until_outbox_is_empty().await;
+    assert!(dealt.elapsed().as_secs() < 6, "it was noticed before the next try");
+    eventually("nothing is stuck", async || stuck(&world).await.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn c23_large_rows_that_waited_are_read_within_bounds() {
+    let mut world = World::probe_on(Broker::dedicated(Kind::Embedded).await).await;
+    world.prepared().await;
+    let rows = "INSERT INTO tidemill.outbox (bucket, topic, key, value) \
+                SELECT 0, $1, 'k', convert_to(repeat('x', 900000), 'UTF8') FROM generate_series(1, 300)";
+    world.sql().await.execute(rows, &[&world.topic("out")]).await.unwrap();
+    world.start().await;
+    world.until_outbox_is_empty().await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+    println!("peak {peak} kB");
+    // 270 MB waited; 64 MiB may be in flight, and a page of 8 MiB is in memory several times.
+    assert!(peak.parse::<u64>().unwrap() < 300_000, "{peak} kB");
 }
 
 #[tokio::test]

@@ -156,5 +156,10 @@ async fn check_topic(world: &World, ledger: &Ledger) {
         expected.entry(format!("user-{user}")).or_default().push(id);
     }
     assert_eq!(arrived, expected, "each published event, first appearances in the order of their keys");
-    println!("{} events in, {} requests, {} events out", ledger.consumed.values().map(Vec::len).sum::<usize>(), ledger.acknowledged.len(), first.len());
+    println!(
+        "{} events in, {} requests, {} events out",
+        ledger.consumed.values().map(Vec::len).sum::<usize>(),
+        ledger.acknowledged.len(),
+        first.len()
+    );
 }

@@ -3,19 +3,11 @@
 
 use crate::bindings::events::Event;
 use crate::capabilities::publish::{Cause, is_json};
+use crate::manifest::Payload;
 use crate::store::Record;
 use base64::Engine as _;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-
-/// What the records of a topic hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Payload {
-    /// CloudEvents.
-    CloudEvents,
-    /// Anything: every record is an event, with the identity (topic, partition, offset).
-    Raw,
-}
 
 /// The event of a record, or why it is none.
 pub(super) fn decode(record: &Record, payload: Payload) -> Result<Event, String> {

@@ -1,7 +1,6 @@
 //! Runs the events that wait in the database when their time has come. Every replica does; each row is one's at a time, and a key's rows run one
 //! after the other, since only the first of them is ever due.
 
-use super::cloudevent::Payload;
 use super::runner::{Runner, Work};
 use super::worker::DEATHS;
 use crate::engine::{Failure, Fence, Handler};
@@ -93,7 +92,7 @@ async fn one(runner: &Arc<Runner>, handler: &Arc<Handler>, due: Due) {
         let reason = format!("{} processes ended while they ran this event", due.deaths);
         return give_up(runner, handler, &consumer, &due, "host-crash", reason).await;
     }
-    let mut work = match Work::decode(due.record.clone(), Payload::CloudEvents) {
+    let mut work = match Work::decode(due.record.clone(), runner.payload(&due.claim.topic)) {
         Ok(work) => [work],
         Err(reason) => {
             let reason = format!("the record is no event: {reason}");

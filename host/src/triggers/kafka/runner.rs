@@ -2,10 +2,11 @@
 
 use super::KafkaTrigger;
 use super::breaker::Breaker;
-use super::cloudevent::{self, Payload};
+use super::cloudevent;
 use super::gate::Gate;
 use crate::bindings::events::Event;
 use crate::engine::{Answer, Batch, Call, Failure, Fence, Handler, Item, Origin};
+use crate::manifest::Payload;
 use crate::store::{Attempt, Consumer, Identity, Journal, Outcome, Parked, Record, Running, bucket_of};
 use crate::telemetry::{FailureLabels, lock};
 use std::collections::HashMap;
@@ -77,6 +78,15 @@ impl Runner {
             breakers: Mutex::default(),
             trigger,
         }
+    }
+
+    /// What the records of a topic hold, by its owner's word.
+    pub(super) fn payload(&self, topic: &str) -> Payload {
+        let handlers = self.trigger.registry.handlers();
+        handlers
+            .iter()
+            .find_map(|handler| handler.manifest.declares.get(topic))
+            .map_or(Payload::CloudEvents, |topic| topic.payload)
     }
 
     /// The breaker of a group.

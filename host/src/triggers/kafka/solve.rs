@@ -69,8 +69,8 @@ fn without(works: Vec<Work>, named: &HashSet<usize>) -> Vec<Part> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cloudevent::Payload;
     use super::*;
+    use crate::manifest::Payload;
     use crate::store::Record;
 
     fn works(keys: &str) -> Vec<Work> {

@@ -6,7 +6,6 @@
 use super::Group;
 use super::breaker::Turn;
 use super::care::Care;
-use super::cloudevent::Payload;
 use super::queue::Queue;
 use super::runner::{Runner, Work};
 use super::solve::{Part, cut, halves};
@@ -77,11 +76,12 @@ impl Worker {
     /// Handles what was read, and notes the offset behind it: every record is done then, or waits, or is a dead letter.
     async fn step(&mut self, records: Vec<Record>, care: &mut Care) -> Result<(), Closed> {
         let Some(last) = records.last().map(|record| record.offset) else { return Ok(()) };
+        let payload = self.runner.payload(&self.place.topic);
         let mut works = Vec::with_capacity(records.len());
         let mut skipped = 0;
         for record in records {
             let record = Arc::new(record);
-            match Work::decode(record.clone(), Payload::CloudEvents) {
+            match Work::decode(record.clone(), payload) {
                 Ok(work) if self.wants(&work) => works.push(work),
                 Ok(_) => skipped += 1,
                 Err(reason) => self.no_event(record, reason).await?,

@@ -6,6 +6,7 @@ pub mod frames;
 pub mod handlers;
 pub mod host;
 pub mod http;
+pub mod outbox;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -59,6 +59,8 @@ struct Plan {
     released: Notify,
     /// Changes when every open connection has to break.
     broken: watch::Sender<u32>,
+    /// While nothing gets through, not even the end of a connection.
+    stalled: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -73,6 +75,7 @@ impl Proxy {
             hits: AtomicU32::new(0),
             released: Notify::new(),
             broken: watch::Sender::new(0),
+            stalled: watch::Sender::new(false),
         });
         let shared = Arc::clone(&plan);
         tokio::spawn(async move {
@@ -100,6 +103,11 @@ impl Proxy {
         self.plan.broken.send_modify(|generation| *generation += 1);
     }
 
+    /// Lets nothing through in either direction, as a cut cable would, or lets it through again.
+    pub fn stall(&self, stalled: bool) {
+        self.plan.stalled.send_replace(stalled);
+    }
+
     /// Lets the COMMIT through that was held.
     pub fn release(&self) {
         self.plan.released.notify_one();
@@ -112,6 +120,11 @@ impl Proxy {
 }
 
 impl Plan {
+    /// Waits while nothing gets through.
+    async fn flowing(&self) {
+        let _ = self.stalled.subscribe().wait_for(|stalled| !*stalled).await;
+    }
+
     /// Takes the planned fault if it is the one that this moment is for.
     fn take(&self, wanted: impl FnOnce(Fault) -> bool) -> bool {
         let mut armed = self.armed.lock().unwrap();
@@ -164,6 +177,7 @@ async fn converse(mut client: TcpStream, plan: &Plan) -> Option<()> {
     server.set_nodelay(true).ok()?;
     loop {
         let opening = frames::opening(&mut client).await?;
+        plan.flowing().await;
         server.write_all(&opening.bytes).await.ok()?;
         if !opening.asks_for_encryption() {
             break;
@@ -186,7 +200,9 @@ async fn converse(mut client: TcpStream, plan: &Plan) -> Option<()> {
 async fn upward(client: OwnedReadHalf, connection: &Mutex<Connection>, plan: &Plan) -> Option<()> {
     let mut client = BufReader::new(client);
     loop {
-        let frame = frames::next(&mut client).await?;
+        let frame = frames::next(&mut client).await;
+        plan.flowing().await;
+        let frame = frame?;
         let mut known = connection.lock().await;
         if let Some(statement) = known.statement(&frame) {
             known.marked |= plan.is_marked(&statement);
@@ -212,7 +228,9 @@ async fn upward(client: OwnedReadHalf, connection: &Mutex<Connection>, plan: &Pl
 async fn downward(server: OwnedReadHalf, mut client: OwnedWriteHalf, connection: &Mutex<Connection>, plan: &Plan) -> Option<()> {
     let mut server = BufReader::new(server);
     loop {
-        let frame = frames::next(&mut server).await?;
+        let frame = frames::next(&mut server).await;
+        plan.flowing().await;
+        let frame = frame?;
         {
             let mut connection = connection.lock().await;
             if connection.swallowing {

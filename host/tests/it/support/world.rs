@@ -122,6 +122,11 @@ impl World {
         self.host.as_mut().expect("a started world")
     }
 
+    /// Takes the running host out of the world, as one of several.
+    pub fn take_host(&mut self) -> Host {
+        self.host.take().expect("a started world")
+    }
+
     /// The process id of the running host.
     pub fn pid(&self) -> u32 {
         self.host.as_ref().expect("a started world").pid()

@@ -1,0 +1,335 @@
+//! Reads rows of the relay's slices, sends them, and forgets what is acknowledged.
+
+use super::Relay;
+use super::blocked::Blocked;
+use super::clock::Clock;
+use super::desk::Desk;
+use super::floor::Floor;
+use super::sender::{Delivery, Refusal, Sender};
+use crate::store::{Outbox, OutboxRow, Page, Slices, Unavailable};
+use crate::telemetry::TopicLabels;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+
+/// Rows of one fetch.
+const FETCH: usize = 1_000;
+/// Bytes of one fetch: while it is read they are in memory several times.
+const FETCH_BYTES: usize = 8 << 20;
+/// Rows on their way to the broker at once.
+const IN_FLIGHT: usize = 10_000;
+/// Bytes on their way to the broker at once, up to the one row that reaches it.
+const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// How long the relay sleeps when nobody rings: SQL adds rows as well.
+const POLL: Duration = Duration::from_millis(250);
+/// How often the waiting rows are counted.
+const COUNT: Duration = Duration::from_secs(5);
+/// After this many producers in a row that got nothing through, the relay slows down and says so.
+const PATIENCE: u32 = 3;
+/// How long a slice that is given up may wait for acknowledgements; then its producer ends.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A row on its way. Its value is with the producer alone.
+struct Sent {
+    row: OutboxRow,
+    size: usize,
+    alone: bool,
+}
+
+/// What became of a row of a page.
+enum Sending {
+    /// It is on its way.
+    Done,
+    /// It and the rest of the page must be read again.
+    ReadAgain,
+    /// The same, after a delivery.
+    Wait,
+}
+
+/// What is known while slices are worked on.
+pub(super) struct Flight<'a> {
+    pub(super) relay: &'a Relay,
+    clock: &'a Clock,
+    pub(super) slices: Slices,
+    pub(super) sender: Sender,
+    deliveries: mpsc::UnboundedReceiver<Delivery>,
+    in_flight: BTreeMap<i64, Sent>,
+    bytes: usize,
+    acknowledged: Vec<i64>,
+    pub(super) blocked: Blocked,
+    highest: i64,
+    pub(super) floor: Floor,
+    /// Producers that ended since the last acknowledgement.
+    restarts: u32,
+    next_count: Instant,
+    pub(super) next_stuck: Instant,
+    /// When waiting for what is on its way in slices that are given up ends.
+    drained_by: Option<Instant>,
+}
+
+impl<'a> Flight<'a> {
+    pub(super) fn new(relay: &'a Relay, clock: &'a Clock) -> Result<Self, Unavailable> {
+        let (tx, deliveries) = mpsc::unbounded_channel();
+        let sender = Sender::new(relay, tx).map_err(no_producer)?;
+        let now = Instant::now();
+        Ok(Self {
+            relay,
+            clock,
+            slices: Slices::default(),
+            sender,
+            deliveries,
+            in_flight: BTreeMap::new(),
+            bytes: 0,
+            acknowledged: Vec::new(),
+            blocked: Blocked::default(),
+            highest: 0,
+            floor: Floor::default(),
+            restarts: 0,
+            next_count: now,
+            next_stuck: now,
+            drained_by: None,
+        })
+    }
+
+    /// Flies until nothing is wanted and nothing is on its way. `rows` rings when there are new ones.
+    pub(super) async fn fly(&mut self, outbox: &Outbox, desk: &Desk, rows: &Notify) -> Result<(), Unavailable> {
+        loop {
+            self.settle(outbox).await?;
+            if self.hand_over(desk).await? {
+                return Ok(());
+            }
+            let more = self.fetch(outbox).await?;
+            self.look_after_stuck(outbox).await?;
+            self.probe(outbox).await?;
+            self.count(outbox).await?;
+            self.slow_down(desk).await;
+            if !more && self.acknowledged.is_empty() {
+                let room = self.has_room();
+                tokio::select! {
+                    Some(delivery) = self.deliveries.recv() => self.delivered(outbox, delivery).await?,
+                    () = rows.notified(), if room => {}
+                    () = tokio::time::sleep(POLL) => {}
+                    () = desk.lease_moved() => {}
+                }
+            }
+        }
+    }
+
+    /// Takes up new slices, and lets go of those that are not wanted once nothing of theirs is on its way. True when none is left.
+    async fn hand_over(&mut self, desk: &Desk) -> Result<bool, Unavailable> {
+        let (wanted, leaving) = desk.take_up();
+        if !wanted.without(self.slices).is_empty() {
+            self.floor.reset();
+        }
+        self.slices = wanted;
+        if leaving.is_empty() {
+            self.drained_by = None;
+            return Ok(wanted.is_empty());
+        }
+        let by = *self.drained_by.get_or_insert_with(|| Instant::now() + DRAIN);
+        if Instant::now() >= by {
+            for alone in [false, true] {
+                self.restart(alone, "a slice is given up")?;
+            }
+            self.sender.ended().await;
+        }
+        let busy: Slices = self.in_flight.values().map(|sent| sent.row.slice).collect();
+        let done = leaving.without(busy);
+        self.blocked.forget(done, &self.relay.board, &self.relay.metrics);
+        desk.let_go(done);
+        Ok(wanted.is_empty() && done == leaving)
+    }
+
+    /// Takes the deliveries that are there and forgets what was acknowledged.
+    async fn settle(&mut self, outbox: &Outbox) -> Result<(), Unavailable> {
+        while let Ok(delivery) = self.deliveries.try_recv() {
+            self.delivered(outbox, delivery).await?;
+        }
+        if !self.acknowledged.is_empty() {
+            outbox.delete(&self.acknowledged).await?;
+            self.acknowledged.clear();
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT && self.bytes < IN_FLIGHT_BYTES
+    }
+
+    /// Reads what is new and sends it; true if there may be more.
+    async fn fetch(&mut self, outbox: &Outbox) -> Result<bool, Unavailable> {
+        if !self.has_room() || self.slices.is_empty() {
+            return Ok(false);
+        }
+        let reachable = self.floor.reachable(outbox, self.highest).await?;
+        let after = self.floor.value();
+        let bytes = (IN_FLIGHT_BYTES - self.bytes).min(FETCH_BYTES);
+        let mut known: Vec<i64> = self.in_flight.range(after..).map(|(id, _)| *id).collect();
+        known.extend(self.blocked.rows());
+        let page = Page { after, known: &known, slices: self.slices, rows: FETCH as i64, bytes: bytes as i64 };
+        let rows = match self.blocked.is_empty() {
+            true => outbox.fetch(&page).await?,
+            false => outbox.fetch_beside(&page, &self.blocked.beside()).await?,
+        };
+        self.clock.check()?;
+        let more = rows.len() == FETCH || rows.iter().map(OutboxRow::size).sum::<usize>() >= bytes;
+        // A full page has everything up to its last row.
+        let complete = rows.last().filter(|_| more).map_or(i64::MAX, |row| row.id);
+        for row in rows {
+            match self.send(outbox, row).await? {
+                Sending::Done => {}
+                Sending::ReadAgain => return Ok(true),
+                Sending::Wait => return Ok(false),
+            }
+        }
+        if let Some(number) = reachable {
+            self.floor.raise(number.min(complete));
+        }
+        Ok(more)
+    }
+
+    async fn send(&mut self, outbox: &Outbox, row: OutboxRow) -> Result<Sending, Unavailable> {
+        self.clock.check_quickly()?;
+        if !self.sender.admits(&row) {
+            return Ok(Sending::Wait);
+        }
+        match self.sender.send(&row, false) {
+            Ok(()) => {
+                self.highest = self.highest.max(row.id);
+                self.launch(row, false);
+                return Ok(Sending::Done);
+            }
+            // It goes on when deliveries have made room.
+            Err(refusal) if refusal.full => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(refusal) if refusal.collateral => self.restart(false, &refusal.reason)?,
+            // Nothing of this row was sent: it goes alone from now on, and the rest of the page is read again without its key.
+            Err(refusal) => self.failed(outbox, row, refusal, false).await?,
+        }
+        Ok(Sending::ReadAgain)
+    }
+
+    /// Sends one row alone.
+    pub(super) async fn send_alone(&mut self, outbox: &Outbox, row: OutboxRow) -> Result<(), Unavailable> {
+        self.clock.check()?;
+        self.sender.ready_alone(self.relay).map_err(no_producer)?;
+        match self.sender.send(&row, true) {
+            Ok(()) => self.launch(row, true),
+            Err(refusal) if refusal.full => self.blocked.again(&row),
+            Err(refusal) if refusal.collateral => {
+                self.blocked.again(&row);
+                self.restart(true, &refusal.reason)?;
+            }
+            Err(refusal) => self.failed(outbox, row, refusal, true).await?,
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, mut row: OutboxRow, alone: bool) {
+        let size = row.size();
+        self.bytes += size;
+        (row.value, row.headers) = (None, Vec::new());
+        self.in_flight.insert(row.id, Sent { row, size, alone });
+    }
+
+    async fn delivered(&mut self, outbox: &Outbox, delivery: Delivery) -> Result<(), Unavailable> {
+        if delivery.generation != self.sender.generation(delivery.alone) {
+            return Ok(());
+        }
+        let Some(sent) = self.in_flight.remove(&delivery.id) else {
+            return Ok(());
+        };
+        self.bytes -= sent.size;
+        match delivery.result {
+            Ok(partition) => {
+                self.acknowledge(sent, partition);
+                Ok(())
+            }
+            // Collateral of another row's failure: it is sent again.
+            Err(refusal) if refusal.collateral => {
+                if sent.alone {
+                    self.blocked.again(&sent.row);
+                }
+                self.restart(sent.alone, &refusal.reason)
+            }
+            Err(refusal) => self.failed(outbox, sent.row, refusal, sent.alone).await,
+        }
+    }
+
+    fn acknowledge(&mut self, sent: Sent, partition: i32) {
+        let Relay { board, metrics, .. } = self.relay;
+        self.restarts = 0;
+        board.clear("relay");
+        metrics.relay_sent.get_or_create(&TopicLabels { topic: sent.row.topic.clone() }).inc();
+        let age = jiff::Timestamp::now().as_millisecond() - sent.row.timestamp;
+        metrics.relay_seconds.observe(age.max(0) as f64 / 1000.0);
+        self.acknowledged.push(sent.row.id);
+        match sent.alone {
+            false => self.sender.acknowledged(&sent.row.topic, partition),
+            true => {
+                self.blocked.left(&sent.row, board, metrics);
+                self.floor.reset();
+            }
+        }
+    }
+
+    /// A row was refused: its key (or topic) goes alone from now on. One that was alone already is stuck, and shown.
+    async fn failed(&mut self, outbox: &Outbox, row: OutboxRow, refusal: Refusal, alone: bool) -> Result<(), Unavailable> {
+        if alone {
+            outbox.mark_stuck(row.id, &refusal.reason).await?;
+        }
+        self.blocked.refused(&row, &refusal, alone, &self.relay.board, &self.relay.metrics);
+        self.restart(alone, &refusal.reason)
+    }
+
+    /// Ends a producer with all that it has in flight; it is read and sent again.
+    fn restart(&mut self, alone: bool, reason: &str) -> Result<(), Unavailable> {
+        self.sender.restart(self.relay, alone).map_err(no_producer)?;
+        if !alone {
+            self.restarts += 1;
+            if self.restarts >= PATIENCE {
+                tracing::warn!(reason, "the broker ends one producer after the other; events wait in the outbox");
+                self.relay.board.note("relay", format!("the broker ends one producer after the other: {reason}"));
+            }
+        }
+        let gone = self.in_flight.extract_if(.., |_, sent| sent.alone == alone);
+        for (_, sent) in gone {
+            self.bytes -= sent.size;
+            if alone {
+                self.blocked.again(&sent.row);
+            }
+        }
+        self.floor.reset();
+        Ok(())
+    }
+
+    /// Waits where producers only fail: 0.2 s to 5 s, by how many did.
+    async fn slow_down(&self, desk: &Desk) {
+        if self.restarts >= PATIENCE {
+            let wait = Duration::from_millis(200) * (self.restarts - PATIENCE + 1);
+            let _ = tokio::time::timeout(wait.min(Duration::from_secs(5)), desk.lease_moved()).await;
+        }
+    }
+
+    async fn count(&mut self, outbox: &Outbox) -> Result<(), Unavailable> {
+        if Instant::now() >= self.next_count {
+            let floor = self.floor.value();
+            let below = self.in_flight.range(..=floor).count() as i64;
+            self.relay.metrics.outbox_waiting.set(below + outbox.waiting_above(floor, self.slices).await?);
+            self.next_count = Instant::now() + COUNT;
+        }
+        Ok(())
+    }
+}
+
+/// What waited here waits for the next holder.
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let Relay { board, metrics, .. } = self.relay;
+        self.blocked.forget(Slices::ALL, board, metrics);
+        metrics.outbox_waiting.set(0);
+    }
+}
+
+fn no_producer(error: rdkafka::error::KafkaError) -> Unavailable {
+    Unavailable(format!("the Kafka producer cannot be made: {error}"))
+}
