@@ -12,7 +12,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::super::locked;
+use super::super::{locked, now};
 use super::Groups;
 use super::group::Group;
 
@@ -87,7 +87,7 @@ pub(in super::super) fn delete(groups: &Groups, request: DeleteGroupsRequest) ->
         } else if offsets.of(&id).is_none() {
             Err(ResponseError::GroupIdNotFound)
         } else {
-            offsets.forget_group(&id).map_err(|error| {
+            offsets.forget_group(&id, now()).map_err(|error| {
                 tracing::error!(group = %id.as_str(), %error, "a group's offsets could not be removed");
                 ResponseError::KafkaStorageError
             })
