@@ -164,7 +164,7 @@ fn retention_by_size_keeps_at_least_that_much() {
     let (mut log, size) = four(folder.path());
     let keeping = |bytes| Limits { retention_bytes: Some(bytes), ..limits() };
     assert_eq!(log.sweep(&keeping(3 * size + 1), 0).unwrap(), 0);
-    assert_eq!(log.sweep(&keeping(2 * size + 1), 0).unwrap(), size);
+    assert_eq!(log.sweep(&keeping(3 * size), 0).unwrap(), size);
     assert_eq!((log.start(), files(folder.path())), (1, vec![1, 2, 3]));
     assert_eq!(log.sweep(&keeping(0), 0).unwrap(), 3 * size);
     assert_eq!((log.start(), log.end(), files(folder.path())), (4, 4, vec![4]));

@@ -218,3 +218,26 @@ fn storage(error: io::Error) -> ResponseError {
     tracing::error!(%error, "the catalogue of topics could not be changed");
     ResponseError::KafkaStorageError
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_failed_is_tried_again_and_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let topics = Topics::open(folder.path()).unwrap();
+        let topic = topics.create("t", 2, BTreeMap::new()).unwrap();
+        // A device that the system refuses to sync.
+        let broken = Arc::new(fs::File::open("/dev/null").unwrap());
+        let sound = Arc::new(fs::File::create(folder.path().join("sound")).unwrap());
+        locked(&topic.partitions[0].log).still_unsynced(broken);
+        locked(&topic.partitions[1].log).still_unsynced(sound);
+        for _ in 0..2 {
+            assert!(topics.sync().is_err());
+        }
+        assert_eq!(locked(&topic.partitions[0].log).take_unsynced().len(), 1);
+        assert_eq!(locked(&topic.partitions[1].log).take_unsynced().len(), 0);
+        assert!(topics.sync().is_ok());
+    }
+}
