@@ -137,7 +137,7 @@ need_kafka_libs() {
     need_apt default-jre-headless
     at_least 17 "$(java_version)" || fail "Apache Kafka needs Java 17 or later; \`java -version\` says $(java_version)"
   fi
-  if [ ! -e "$libs/kafka_2.13-$version.jar" ]; then
+  if [ ! -e "$libs/kafka_2.13-$version.jar" ] || [ ! -e "$libs/kafka-tools-$version.jar" ]; then
     have mvn || need_apt maven
     say "fetching Apache Kafka $version"
     rm -rf "$libs" "$libs.part"
@@ -145,6 +145,28 @@ need_kafka_libs() {
     mv "$libs.part" "$libs"
   fi
   export TIDEMILL_TEST_KAFKA_LIBS=$libs
+}
+
+# The clients that the embedded broker is tried with; host/tests/clients names their versions. Packages run no scripts at install.
+need_other_clients() {
+  local list=host/tests/clients python=$target/clients/python node=$target/clients/node
+  have kcat || need_apt kcat
+  if ! { have node && have npm; }; then need_apt nodejs npm; fi
+  python3 -c 'import ensurepip' 2>/dev/null || need_apt python3 python3-venv
+  if ! cmp -s "$list/requirements.txt" "$python/requirements.txt"; then
+    say "installing $(sed '/^#/d' "$list/requirements.txt" | xargs)"
+    rm -rf "$python"
+    quietly python3 -m venv "$python"
+    quietly "$python/bin/pip" install --only-binary :all: -r "$list/requirements.txt"
+    cp "$list/requirements.txt" "$python"
+  fi
+  if ! cmp -s "$list/package-lock.json" "$node/node_modules/package-lock.json"; then
+    say "installing $(sed -n '/dependencies/,/}/s/^ *"\(.*\)": "\([0-9].*\)".*/\1@\2/p' "$list/package.json" | xargs)"
+    mkdir -p "$node"
+    cp "$list/package.json" "$list/package-lock.json" "$node"
+    quietly npm ci --prefix "$node" --ignore-scripts --no-fund --no-audit
+    cp "$list/package-lock.json" "$node/node_modules"
+  fi
 }
 
 # Unoptimised and without debug information: compiles in a fraction of the time and still checks the tree in seconds.

@@ -126,7 +126,7 @@ async fn c11_an_event_for_an_unknown_topic_is_stuck_and_leaves_in_order_once_the
     until_there(&world, &world.topic("out"), 1).await;
     publish(&world, &missing, "k", "fourth").await;
 
-    records::create_topic(&world.broker.address(), &missing).await;
+    records::create_topic(&world.broker.address(), &missing, 1).await;
     assert_eq!(until_there(&world, &missing, 4).await["k"], ["first", "second", "third", "fourth"]);
     world.until_outbox_is_empty().await;
     eventually("nothing is stuck", async || stuck(&world).await.is_empty().then_some(())).await;

@@ -9,7 +9,7 @@ on_both_brokers!(records_are_read_back_also_after_a_restart);
 
 async fn records_are_read_back_also_after_a_restart(kind: Kind) {
     let broker = Broker::dedicated(kind).await;
-    records::create_topic(&broker.address(), "t").await;
+    records::create_topic(&broker.address(), "t", 1).await;
     let event = records::event("1", "x", &json!({}));
     let (partition, offset) = records::produce_event(&broker.address(), "t", None, "key", &event).await;
     broker.stop().await;

@@ -36,6 +36,7 @@ const APIS: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DeleteRecords, 0, 2),
     (ApiKey::InitProducerId, 0, 4),
     (ApiKey::DescribeConfigs, 1, 4),
+    (ApiKey::AlterConfigs, 0, 2),
     (ApiKey::CreatePartitions, 0, 3),
     (ApiKey::DeleteGroups, 0, 2),
     (ApiKey::IncrementalAlterConfigs, 0, 1),
@@ -99,6 +100,7 @@ pub(super) async fn answer(client: &Client<'_>, request: Request) -> Result<Opti
         ApiKey::CreatePartitions => request.encode(&admin::create_partitions(topics, request.decode()?)),
         ApiKey::DeleteRecords => request.encode(&admin::delete_records(topics, request.decode()?)),
         ApiKey::DescribeConfigs => request.encode(&describe::describe_configs(topics, request.decode()?)),
+        ApiKey::AlterConfigs => request.encode(&describe::replace_configs(topics, request.decode()?)),
         ApiKey::IncrementalAlterConfigs => request.encode(&describe::alter_configs(topics, request.decode()?)),
         ApiKey::JoinGroup => {
             let answer = groups::members::join(client, version, &request.client_id, request.decode()?).await;

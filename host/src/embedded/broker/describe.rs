@@ -1,17 +1,18 @@
-//! Showing and changing topic settings: DescribeConfigs (KIP-133), IncrementalAlterConfigs (KIP-339).
+//! Showing and changing topic settings: DescribeConfigs and AlterConfigs (KIP-133), IncrementalAlterConfigs (KIP-339).
 
 use std::collections::BTreeMap;
 
 use kafka_protocol::ResponseError;
+use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse as ReplacedConfigs;
 use kafka_protocol::messages::create_topics_response::CreatableTopicConfigs;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
-use kafka_protocol::messages::incremental_alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{
-    DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -93,7 +94,14 @@ fn settings(
 pub(super) fn alter_configs(topics: &Topics, request: IncrementalAlterConfigsRequest) -> IncrementalAlterConfigsResponse {
     let results = request.resources.into_iter().map(|resource| {
         let answer = AlterConfigsResourceResponse::default().with_resource_type(resource.resource_type);
-        let answer = match alter(topics, &resource, request.validate_only) {
+        let changed = change(topics, resource.resource_type, &resource.resource_name, request.validate_only, |given| {
+            resource.configs.iter().try_for_each(|config| match config.config_operation {
+                0 => set(given, &config.name, config.value.as_deref()),
+                1 => Ok(drop(given.remove(config.name.as_str()))),
+                _ => Err((ResponseError::InvalidRequest, "only set and delete are possible".to_owned())),
+            })
+        });
+        let answer = match changed {
             Ok(()) => answer,
             Err((error, why)) => answer.with_error_code(error.code()).with_error_message(Some(why.into())),
         };
@@ -102,29 +110,45 @@ pub(super) fn alter_configs(topics: &Topics, request: IncrementalAlterConfigsReq
     IncrementalAlterConfigsResponse::default().with_responses(results.collect())
 }
 
-fn alter(topics: &Topics, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), Refused> {
-    if resource.resource_type != TOPIC {
+/// Gives topics these settings and no others: what older clients have in place of single changes.
+pub(super) fn replace_configs(topics: &Topics, request: AlterConfigsRequest) -> AlterConfigsResponse {
+    let results = request.resources.into_iter().map(|resource| {
+        let answer = ReplacedConfigs::default().with_resource_type(resource.resource_type);
+        let changed = change(topics, resource.resource_type, &resource.resource_name, request.validate_only, |given| {
+            given.clear();
+            resource.configs.iter().try_for_each(|config| set(given, &config.name, config.value.as_deref()))
+        });
+        let answer = match changed {
+            Ok(()) => answer,
+            Err((error, why)) => answer.with_error_code(error.code()).with_error_message(Some(why.into())),
+        };
+        answer.with_resource_name(resource.resource_name)
+    });
+    AlterConfigsResponse::default().with_responses(results.collect())
+}
+
+fn set(given: &mut BTreeMap<String, String>, name: &str, value: Option<&str>) -> Result<(), Refused> {
+    let value = value.unwrap_or_default();
+    configs::check(name, value).map_err(|why| (ResponseError::InvalidConfig, why))?;
+    given.insert(name.to_owned(), value.to_owned());
+    Ok(())
+}
+
+fn change(
+    topics: &Topics,
+    kind: i8,
+    name: &str,
+    validate_only: bool,
+    edit: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), Refused>,
+) -> Result<(), Refused> {
+    if kind != TOPIC {
         return Err((ResponseError::InvalidRequest, "only topics have settings here".to_owned()));
     }
-    let topic = topics.get(&resource.resource_name).map_err(|error| (error, "no such topic".to_owned()))?;
-    let mut changed = topic.configs.clone();
-    for config in &resource.configs {
-        match config.config_operation {
-            0 => {
-                let value = config.value.clone().unwrap_or_default();
-                configs::check(&config.name, &value).map_err(|why| (ResponseError::InvalidConfig, why))?;
-                changed.insert(config.name.to_string(), value.to_string());
-            }
-            1 => {
-                changed.remove(config.name.as_str());
-            }
-            _ => return Err((ResponseError::InvalidRequest, "only set and delete are possible".to_owned())),
-        }
-    }
+    let topic = topics.get(name).map_err(|error| (error, "no such topic".to_owned()))?;
+    let mut given = topic.configs.clone();
+    edit(&mut given)?;
     if validate_only {
         return Ok(());
     }
-    topics
-        .change(&resource.resource_name, topic.partitions.len(), changed)
-        .map_err(|error| (error, "it could not be stored".to_owned()))
+    topics.change(name, topic.partitions.len(), given).map_err(|error| (error, "it could not be stored".to_owned()))
 }

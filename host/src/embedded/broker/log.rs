@@ -1,10 +1,10 @@
-//! The log of one partition: an append-only file of record batches and an index of them in memory.
+//! The log of one partition: segments of record batches, of which the last is appended to.
 //!
-//! The folder of a partition holds its segment file, named like Kafka's by the offset of its first record (20 digits), and
-//! `start`, the first offset that may still be read, once records have been deleted. There is one segment for now.
+//! The folder of a partition holds its segments and, once records have been deleted by request, `start`: the first offset that
+//! may still be read. Segments are closed when they are full or old, and removed when nothing in them is to be kept.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read};
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,39 +12,37 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 
-use super::batch::{Batch, HEADER};
+use super::batch::Batch;
+use super::configs::Limits;
 use super::producers::{Producers, Verdict};
-use super::{replace_file, wire::MAX_FRAME};
+use super::replace_file;
+use super::segment::{Entry, Segment};
 
 const START: &str = "start";
 
-/// Where one batch lies.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    batch: Batch,
-    position: u64,
-}
-
-impl Entry {
-    fn last_offset(&self) -> i64 {
-        self.batch.base_offset + i64::from(self.batch.last_offset_delta)
-    }
-}
-
-/// Whole batches in a file, to be read without the lock of the log: a batch never changes once it is written.
-#[derive(Debug)]
+/// Whole batches in files, to be read without the lock of the log: a batch never changes once it is written.
+#[derive(Debug, Default)]
 pub(super) struct Slice {
-    file: Arc<File>,
-    position: u64,
+    pieces: Vec<(Arc<File>, u64, usize)>,
     /// Bytes.
     pub(super) size: usize,
 }
 
 impl Slice {
+    fn push(&mut self, file: Arc<File>, position: u64, size: usize) {
+        self.pieces.push((file, position, size));
+        self.size += size;
+    }
+
     /// Reads the batches.
     pub(super) fn read(&self) -> io::Result<Bytes> {
         let mut bytes = vec![0; self.size];
-        self.file.read_exact_at(&mut bytes, self.position)?;
+        let mut rest = &mut bytes[..];
+        for (file, position, size) in &self.pieces {
+            let (piece, behind) = rest.split_at_mut(*size);
+            file.read_exact_at(piece, *position)?;
+            rest = behind;
+        }
         Ok(bytes.into())
     }
 }
@@ -53,13 +51,13 @@ impl Slice {
 #[derive(Debug)]
 pub(super) struct Log {
     folder: PathBuf,
-    file: Arc<File>,
-    size: u64,
-    index: Vec<Entry>,
+    /// Never empty, without gaps; the last one is open for writing.
+    segments: Vec<Segment>,
     start: i64,
-    end: i64,
     producers: Producers,
+    /// Whether the last segment was written to since it was synced, and closed segments that still have to be.
     dirty: bool,
+    unsynced: Vec<Arc<File>>,
 }
 
 impl Log {
@@ -67,67 +65,33 @@ impl Log {
     ///
     /// # Errors
     /// What the file system says.
-    pub(super) fn open(folder: &Path) -> io::Result<Log> {
+    pub(super) fn open(folder: &Path, now: i64) -> io::Result<Log> {
         fs::create_dir_all(folder)?;
-        let first = first_segment(folder)?.unwrap_or(0);
-        let path = folder.join(format!("{first:020}.log"));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let mut log = Log {
-            folder: folder.to_owned(),
-            file: Arc::new(file),
-            size: 0,
-            index: Vec::new(),
-            start: first,
-            end: first,
-            producers: Producers::default(),
-            dirty: false,
-        };
-        log.recover()?;
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut producers = Producers::default();
+        for base in bases(folder)? {
+            let segment = Segment::open(folder, base, now)?;
+            match segments.last_mut() {
+                Some(last) if last.end() != base => {
+                    tracing::warn!(folder = %folder.display(), base, bytes = segment.size, "removed a segment behind a torn one");
+                    segment.remove()?;
+                    continue;
+                }
+                Some(last) => last.close(),
+                None => {}
+            }
+            segment.index.iter().for_each(|entry| producers.appended(&entry.batch, entry.batch.base_offset, now));
+            segments.push(segment);
+        }
+        if segments.is_empty() {
+            segments.push(Segment::open(folder, 0, now)?);
+        }
+        let first = segments[0].base;
+        let mut log = Log { folder: folder.to_owned(), segments, start: first, producers, dirty: false, unsynced: Vec::new() };
         if let Ok(text) = fs::read_to_string(folder.join(START)) {
-            log.start = text.trim().parse().unwrap_or(first).clamp(first, log.end);
+            log.start = text.trim().parse().unwrap_or(first).clamp(first, log.end());
         }
         Ok(log)
-    }
-
-    fn recover(&mut self) -> io::Result<()> {
-        let length = self.file.metadata()?.len();
-        let mut reader = BufReader::with_capacity(1 << 20, &*self.file);
-        let mut found = Vec::new();
-        let mut raw = Vec::new();
-        let (mut position, mut end) = (0, self.end);
-        while length - position >= HEADER as u64 {
-            raw.resize(HEADER, 0);
-            reader.read_exact(&mut raw)?;
-            let Some(batch) = Batch::read(&raw) else { break };
-            if batch.base_offset != end || batch.size > MAX_FRAME || batch.size as u64 > length - position {
-                break;
-            }
-            raw.resize(batch.size, 0);
-            reader.read_exact(&mut raw[HEADER..])?;
-            if !batch.is_intact(&raw) {
-                break;
-            }
-            found.push((batch, position));
-            position += batch.size as u64;
-            end += i64::from(batch.last_offset_delta) + 1;
-        }
-        for (batch, position) in found {
-            self.record(batch, position);
-        }
-        if position < length {
-            tracing::warn!(folder = %self.folder.display(), bytes = length - position, end, "cut a torn tail off a partition's log");
-            self.file.set_len(position)?;
-            self.dirty = true;
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, batch: Batch, position: u64) {
-        self.producers.appended(&batch, batch.base_offset);
-        self.size = position + batch.size as u64;
-        let entry = Entry { batch, position };
-        self.end = entry.last_offset() + 1;
-        self.index.push(entry);
     }
 
     /// First offset that may be read.
@@ -137,29 +101,80 @@ impl Log {
 
     /// Offset that the next record gets: log end, high watermark and last stable offset in one, there being no replicas.
     pub(super) fn end(&self) -> i64 {
-        self.end
+        self.segments.last().map_or(0, Segment::end)
     }
 
     /// Appends one validated batch and returns the offset of its first record; a retried batch keeps its first offset.
     ///
     /// When this returns the operating system has the bytes: they survive the process, though not yet the machine.
-    pub(super) fn append(&mut self, batch: &Batch, raw: &[u8]) -> Result<i64, ResponseError> {
+    pub(super) fn append(&mut self, batch: &Batch, raw: &[u8], limits: &Limits, now: i64) -> Result<i64, ResponseError> {
         if let Verdict::Duplicate(offset) = self.producers.check(batch)? {
             return Ok(offset);
         }
-        let offset = self.end;
-        let stored = Batch::placed(raw, offset);
-        if let Err(error) = self.file.write_all_at(&stored, self.size) {
-            tracing::error!(folder = %self.folder.display(), %error, "a batch could not be written");
-            // The next append writes over the piece; should the process end before, recovery cuts it.
-            let _ = self.file.set_len(self.size);
-            return Err(ResponseError::KafkaStorageError);
-        }
-        self.dirty = true;
+        let offset = self.end();
         let mut placed = *batch;
         placed.base_offset = offset;
-        self.record(placed, self.size);
+        self.write(placed, &Batch::placed(raw, offset), limits, now)
+            .map_err(|error| self.storage(&error, "a batch could not be written"))?;
+        self.producers.appended(batch, offset, now);
         Ok(offset)
+    }
+
+    fn write(&mut self, batch: Batch, stored: &[u8], limits: &Limits, now: i64) -> io::Result<()> {
+        let full = |last: &Segment| {
+            let (size, open_for) = (last.size + batch.size as u64, last.open_for(batch.max_timestamp, now));
+            last.size > 0 && (size > limits.segment_bytes || open_for > limits.segment_ms)
+        };
+        if self.segments.last().is_some_and(full) {
+            self.roll(now)?;
+        }
+        self.dirty = true;
+        self.segments.last_mut().map_or(Ok(()), |last| last.append(batch, stored, now))
+    }
+
+    /// Closes the last segment and begins another.
+    fn roll(&mut self, now: i64) -> io::Result<()> {
+        let next = Segment::open(&self.folder, self.end(), now)?;
+        if let Some(last) = self.segments.last_mut() {
+            if std::mem::take(&mut self.dirty) {
+                self.unsynced.push(last.file()?);
+            }
+            last.close();
+        }
+        self.segments.push(next);
+        Ok(())
+    }
+
+    /// Removes the segments that retention no longer keeps or that nobody may read, oldest first, and forgets idle producers.
+    /// The last segment is closed for that like any other. Returns how many bytes that freed.
+    ///
+    /// # Errors
+    /// A file cannot be removed or begun; what is left is removed by a later call.
+    pub(super) fn sweep(&mut self, limits: &Limits, now: i64) -> io::Result<u64> {
+        self.producers.expire(now);
+        let doomed = self.doomed(limits, now);
+        if doomed == self.segments.len() {
+            self.roll(now)?;
+        }
+        let mut freed = 0;
+        for _ in 0..doomed {
+            self.segments[0].remove()?;
+            freed += self.segments.remove(0).size;
+            self.start = self.start.max(self.segments[0].base);
+        }
+        Ok(freed)
+    }
+
+    fn doomed(&self, limits: &Limits, now: i64) -> usize {
+        let size: u64 = self.segments.iter().map(|segment| segment.size).sum();
+        let mut excess = limits.retention_bytes.map_or(0, |kept| size.saturating_sub(kept));
+        let gone = |segment: &&Segment| {
+            let old = limits.retention_ms.is_some_and(|kept| now - segment.age_from() > kept);
+            let beyond = limits.retention_bytes.is_some() && excess >= segment.size;
+            excess = excess.saturating_sub(segment.size);
+            segment.size > 0 && (old || beyond || segment.end() <= self.start)
+        };
+        self.segments.iter().take_while(gone).count()
     }
 
     /// The batches from the one that holds `offset` on, at most `limit` bytes, or one batch if `at_least_one`.
@@ -167,149 +182,92 @@ impl Log {
     /// # Errors
     /// `OffsetOutOfRange` before the start and after the end; the end itself is an empty slice.
     pub(super) fn slice(&self, offset: i64, limit: usize, at_least_one: bool) -> Result<Slice, ResponseError> {
-        if offset < self.start || offset > self.end {
+        if offset < self.start || offset > self.end() {
             return Err(ResponseError::OffsetOutOfRange);
         }
-        let from = self.index.partition_point(|e| e.last_offset() < offset);
-        let mut size = 0;
-        for entry in &self.index[from..] {
-            if size + entry.batch.size > limit && !(at_least_one && size == 0) {
+        let mut slice = Slice::default();
+        let first = self.segments.partition_point(|segment| segment.end() <= offset);
+        for segment in &self.segments[first..] {
+            let (position, size, whole) = segment.run(offset, limit.saturating_sub(slice.size), at_least_one && slice.size == 0);
+            if size > 0 {
+                let file = segment.file().map_err(|error| self.storage(&error, "a segment could not be opened"))?;
+                slice.push(file, position, size);
+            }
+            if !whole {
                 break;
             }
-            size += entry.batch.size;
         }
-        let position = self.index.get(from).map_or(self.size, |e| e.position);
-        Ok(Slice { file: Arc::clone(&self.file), position, size })
+        Ok(slice)
+    }
+
+    /// What may be read, batch by batch.
+    fn readable(&self) -> impl Iterator<Item = (&Segment, &Entry)> {
+        let entries = self.segments.iter().flat_map(|segment| segment.index.iter().map(move |entry| (segment, entry)));
+        entries.filter(|(_, entry)| entry.last_offset() >= self.start)
     }
 
     /// Timestamp and offset of the first record at or after `timestamp` (milliseconds since 1970).
     pub(super) fn find(&self, timestamp: i64) -> io::Result<Option<(i64, i64)>> {
-        let Some(entry) = self.index.iter().find(|e| e.last_offset() >= self.start && e.batch.max_timestamp >= timestamp) else {
+        let Some((segment, entry)) = self.readable().find(|(_, entry)| entry.batch.max_timestamp >= timestamp) else {
             return Ok(None);
         };
-        let raw = Slice { file: Arc::clone(&self.file), position: entry.position, size: entry.batch.size }.read()?;
-        Ok(entry.batch.find(raw, timestamp).map(|(at, offset)| (at, offset.max(self.start))))
+        let mut slice = Slice::default();
+        slice.push(segment.file()?, entry.position, entry.batch.size);
+        Ok(entry.batch.find(slice.read()?, timestamp).map(|(at, offset)| (at, offset.max(self.start))))
     }
 
     /// The largest timestamp in the log.
     pub(super) fn max_timestamp(&self) -> Option<i64> {
-        self.index.iter().filter(|e| e.last_offset() >= self.start).map(|e| e.batch.max_timestamp).max()
+        self.readable().map(|(_, entry)| entry.batch.max_timestamp).max()
     }
 
-    /// Makes everything before `offset` unreadable (KIP-107), -1 meaning all; returns the new start.
+    /// Makes everything before `offset` unreadable (KIP-107), -1 meaning all; returns the new start. A sweep frees the disk.
     pub(super) fn delete_before(&mut self, offset: i64) -> Result<i64, ResponseError> {
-        let offset = if offset == -1 { self.end } else { offset };
-        if offset < 0 || offset > self.end {
+        let offset = if offset == -1 { self.end() } else { offset };
+        if offset < 0 || offset > self.end() {
             return Err(ResponseError::OffsetOutOfRange);
         }
         if offset > self.start {
-            replace_file(&self.folder.join(START), offset.to_string().as_bytes()).map_err(|error| {
-                tracing::error!(folder = %self.folder.display(), %error, "the log's start could not be saved");
-                ResponseError::KafkaStorageError
-            })?;
+            replace_file(&self.folder.join(START), offset.to_string().as_bytes())
+                .map_err(|error| self.storage(&error, "the log's start could not be saved"))?;
             self.start = offset;
         }
         Ok(self.start)
     }
 
-    /// The file, if it was written to since the last call: the caller syncs it without holding the log's lock.
-    pub(super) fn take_dirty(&mut self) -> Option<Arc<File>> {
-        std::mem::take(&mut self.dirty).then(|| Arc::clone(&self.file))
+    /// The files that were written to since the last call: the caller syncs them without holding the log's lock.
+    pub(super) fn take_unsynced(&mut self) -> Vec<Arc<File>> {
+        let mut files = std::mem::take(&mut self.unsynced);
+        if std::mem::take(&mut self.dirty) {
+            files.extend(self.segments.last().and_then(|last| last.file().ok()));
+        }
+        files
+    }
+
+    /// Takes back a file that could not be synced.
+    pub(super) fn still_unsynced(&mut self, file: Arc<File>) {
+        self.unsynced.push(file);
+    }
+
+    fn storage(&self, error: &io::Error, what: &'static str) -> ResponseError {
+        tracing::error!(folder = %self.folder.display(), %error, "{what}");
+        ResponseError::KafkaStorageError
     }
 }
 
-/// The base offset in the name of the oldest segment.
-fn first_segment(folder: &Path) -> io::Result<Option<i64>> {
-    let mut first = None;
+/// The offsets that the segments of a folder are named by, in order.
+fn bases(folder: &Path) -> io::Result<Vec<i64>> {
+    let mut bases = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "log")
-            && let Some(offset) = path.file_stem().and_then(|s| s.to_str()?.parse::<i64>().ok())
-        {
-            first = Some(first.map_or(offset, |f: i64| f.min(offset)));
+        if path.extension().is_some_and(|e| e == "log") {
+            bases.extend(path.file_stem().and_then(|stem| stem.to_str()?.parse::<i64>().ok()));
         }
     }
-    Ok(first)
+    bases.sort_unstable();
+    Ok(bases)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::batch::tests::sent;
-    use super::*;
-
-    fn append(log: &mut Log, raw: &[u8]) -> Result<i64, ResponseError> {
-        log.append(&Batch::validate(raw).unwrap(), raw)
-    }
-
-    #[test]
-    fn a_reopened_log_goes_on_at_its_end_and_still_knows_its_producers() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = Log::open(folder.path()).unwrap();
-        assert_eq!(append(&mut log, &sent(3, 5, 0, 0, 100)), Ok(0));
-        assert_eq!(append(&mut log, &sent(2, 5, 0, 3, 200)), Ok(3));
-        drop(log);
-        let mut log = Log::open(folder.path()).unwrap();
-        assert_eq!((log.start(), log.end()), (0, 5));
-        assert_eq!(append(&mut log, &sent(2, 5, 0, 3, 200)), Ok(3), "a retry across the restart");
-        assert_eq!(append(&mut log, &sent(1, 5, 0, 9, 300)), Err(ResponseError::OutOfOrderSequenceNumber));
-        assert_eq!(append(&mut log, &sent(1, 5, 0, 5, 300)), Ok(5));
-        assert_eq!(log.find(201).unwrap(), Some((201, 4)));
-        assert_eq!(log.find(301).unwrap(), None);
-    }
-
-    #[test]
-    fn a_torn_tail_is_cut_at_the_last_whole_batch() {
-        for damage in [10, HEADER + 3] {
-            let folder = tempfile::tempdir().unwrap();
-            let mut log = Log::open(folder.path()).unwrap();
-            append(&mut log, &sent(3, 5, 0, 0, 100)).unwrap();
-            let whole = log.size;
-            append(&mut log, &sent(2, 5, 0, 3, 200)).unwrap();
-            log.file.set_len(whole + damage as u64).unwrap();
-            drop(log);
-            let mut log = Log::open(folder.path()).unwrap();
-            assert_eq!((log.end(), log.size, log.file.metadata().unwrap().len()), (3, whole, whole));
-            assert_eq!(append(&mut log, &sent(2, 5, 0, 3, 200)), Ok(3));
-        }
-    }
-
-    #[test]
-    fn a_batch_with_a_wrong_checksum_ends_the_log() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = Log::open(folder.path()).unwrap();
-        append(&mut log, &sent(1, 5, 0, 0, 100)).unwrap();
-        append(&mut log, &sent(1, 5, 0, 1, 100)).unwrap();
-        log.file.write_all_at(&[0xff], log.size - 1).unwrap();
-        drop(log);
-        assert_eq!(Log::open(folder.path()).unwrap().end(), 1);
-    }
-
-    #[test]
-    fn a_slice_holds_whole_batches_within_the_limit() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = Log::open(folder.path()).unwrap();
-        for i in 0..3 {
-            append(&mut log, &sent(1, 5, 0, i, 100)).unwrap();
-        }
-        let one = log.index[0].batch.size;
-        assert_eq!(log.slice(1, 1, true).unwrap().size, one);
-        assert_eq!(log.slice(1, 1, false).unwrap().size, 0);
-        assert_eq!(log.slice(0, 2 * one, false).unwrap().size, 2 * one);
-        assert_eq!(Batch::read(&log.slice(2, one, false).unwrap().read().unwrap()).unwrap().base_offset, 2);
-        assert_eq!(log.slice(3, one, true).unwrap().size, 0);
-        assert_eq!(log.slice(4, one, true).unwrap_err(), ResponseError::OffsetOutOfRange);
-    }
-
-    #[test]
-    fn deleted_records_stay_deleted_after_reopening() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = Log::open(folder.path()).unwrap();
-        append(&mut log, &sent(3, 5, 0, 0, 100)).unwrap();
-        assert_eq!(log.delete_before(2), Ok(2));
-        assert_eq!(log.delete_before(9), Err(ResponseError::OffsetOutOfRange));
-        drop(log);
-        let log = Log::open(folder.path()).unwrap();
-        assert_eq!((log.start(), log.end()), (2, 3));
-        assert_eq!(log.slice(1, 100, true).unwrap_err(), ResponseError::OffsetOutOfRange);
-    }
-}
+#[path = "log_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@
 //! - `connection`: one task per client: frames in, answers out, in order
 //! - `wire`: frames, headers and bodies; `api`: which APIs and versions there are, and who answers them
 //! - `produce`, `fetch`, `cluster`, `admin`, `describe`: the answers; `groups/`: consumer groups and their offsets
-//! - `topics`, `configs`: the catalogue; `log`, `batch`, `producers`: one partition's records
+//! - `topics`, `configs`: the catalogue; `log`, `segment`, `batch`, `producers`: one partition's records
 //!
 //! Locks are taken in the order catalogue, groups, offsets; a log's lock is taken last; none is held across an await.
 
@@ -22,6 +22,7 @@ mod groups;
 mod log;
 mod produce;
 mod producers;
+mod segment;
 mod state;
 mod topics;
 mod wire;
@@ -31,7 +32,7 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use kafka_protocol::protocol::StrBytes;
@@ -47,6 +48,12 @@ const NODE_ID: i32 = 1;
 
 /// How long an acknowledged write may stay in the operating system's memory before it is synced to the disk.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
+
+/// How long after a sync that failed the next is tried.
+const SYNC_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often what is too old is looked for (`log.retention.check.interval.ms`, five minutes in Kafka; a person is watching here).
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How often groups look for members that are overdue.
 const GROUP_TICK: Duration = Duration::from_millis(100);
@@ -104,6 +111,7 @@ impl Broker {
         let shared = Arc::new(self.shared);
         let mut tasks = JoinSet::new();
         tasks.spawn(sync_often(Arc::clone(&shared)));
+        tasks.spawn(sweep_often(Arc::clone(&shared)));
         tasks.spawn(tick_groups(Arc::clone(&shared)));
         tracing::info!(%address, "the embedded broker listens");
         let mut shutdown = std::pin::pin!(shutdown);
@@ -143,19 +151,40 @@ impl Shared {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.topics.sync()?;
-        self.groups.sync()
+        let topics = self.topics.sync();
+        self.groups.sync().and(topics)
+    }
+
+    fn sweep(&self, now: i64) {
+        self.topics.sweep(now);
+        self.groups.expire(now);
     }
 }
 
 async fn sync_often(shared: Arc<Shared>) {
+    let mut failing = false;
     loop {
-        tokio::time::sleep(SYNC_EVERY).await;
+        tokio::time::sleep(if failing { SYNC_AGAIN } else { SYNC_EVERY }).await;
         let shared = Arc::clone(&shared);
-        let synced = tokio::task::spawn_blocking(move || shared.sync()).await;
-        if let Ok(Err(error)) = synced {
-            tracing::error!(%error, "acknowledged records are not on the disk yet");
+        match tokio::task::spawn_blocking(move || shared.sync()).await {
+            Ok(Err(error)) => {
+                failing = true;
+                tracing::error!(
+                    %error,
+                    "acknowledged records could not be synced to the disk: a crash of the machine would lose them; trying again"
+                );
+            }
+            Ok(Ok(())) if std::mem::take(&mut failing) => tracing::info!("acknowledged records are synced to the disk again"),
+            _ => {}
         }
+    }
+}
+
+async fn sweep_often(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let shared = Arc::clone(&shared);
+        let _ = tokio::task::spawn_blocking(move || shared.sweep(now())).await;
     }
 }
 
@@ -171,11 +200,23 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Replaces a small file so that a reader finds the old or the new text, whatever happens in between.
-fn replace_file(path: &Path, text: &[u8]) -> io::Result<()> {
+/// Milliseconds since 1970, as the protocol counts them.
+fn millis(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+fn now() -> i64 {
+    millis(SystemTime::now())
+}
+
+/// Replaces a small file so that a reader finds the old or the new text, whatever happens in between. Returns the new file.
+fn replace_file(path: &Path, text: &[u8]) -> io::Result<File> {
     let next = path.with_extension("next");
     let mut file = File::create(&next)?;
     file.write_all(text)?;
     file.sync_data()?;
-    fs::rename(next, path)
+    fs::rename(next, path)?;
+    // The new name must not be lost either.
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+    Ok(file)
 }

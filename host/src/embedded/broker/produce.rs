@@ -6,9 +6,9 @@ use kafka_protocol::messages::produce_response::{PartitionProduceResponse, Topic
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 
 use super::batch::Batch;
-use super::locked;
 use super::topics::Topics;
 use super::wire::Refusal;
+use super::{locked, now};
 
 /// Appends the batches of a request, each partition for itself. With one node, acks=1 and acks=all mean the same.
 pub(super) fn produce(topics: &Topics, request: ProduceRequest) -> ProduceResponse {
@@ -39,13 +39,16 @@ fn append(topics: &Topics, topic: &str, data: &PartitionProduceData) -> Result<(
     let topic = topics.get(topic)?;
     let partition = topic.partition(data.index)?;
     let raw = data.records.as_deref().unwrap_or_default();
-    if raw.len() > topic.max_message_bytes {
+    if raw.len() > topic.limits.max_message_bytes {
         return Err(ResponseError::MessageTooLarge);
+    }
+    if raw.len() as u64 > topic.limits.segment_bytes {
+        return Err(ResponseError::RecordListTooLarge);
     }
     let batch = Batch::validate(raw)?;
     let appended = {
         let mut log = locked(&partition.log);
-        (log.append(&batch, raw)?, log.start())
+        (log.append(&batch, raw, &topic.limits, now())?, log.start())
     };
     partition.changed.notify_waiters();
     Ok(appended)

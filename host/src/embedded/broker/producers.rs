@@ -9,6 +9,9 @@ use super::batch::Batch;
 /// As many batches as an idempotent producer may have in flight, and as Kafka remembers.
 const REMEMBERED: usize = 5;
 
+/// How long a producer that appends nothing is remembered, in milliseconds: Kafka's `producer.id.expiration.ms`.
+const IDLE: i64 = 24 * 60 * 60 * 1000;
+
 /// What to do with a batch of an idempotent producer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -26,6 +29,8 @@ pub(super) struct Producers(HashMap<i64, Producer>);
 struct Producer {
     epoch: i16,
     last: VecDeque<Appended>,
+    /// When it appended last, or was found in the log; milliseconds since 1970.
+    seen: i64,
 }
 
 #[derive(Debug)]
@@ -58,14 +63,16 @@ impl Producers {
     }
 
     /// Remembers a batch that was appended at `offset`.
-    pub(super) fn appended(&mut self, batch: &Batch, offset: i64) {
+    pub(super) fn appended(&mut self, batch: &Batch, offset: i64, now: i64) {
         if batch.producer_id < 0 {
             return;
         }
-        let known = self
-            .0
-            .entry(batch.producer_id)
-            .or_insert_with(|| Producer { epoch: batch.producer_epoch, last: VecDeque::with_capacity(REMEMBERED) });
+        let known = self.0.entry(batch.producer_id).or_insert_with(|| Producer {
+            epoch: batch.producer_epoch,
+            last: VecDeque::new(),
+            seen: now,
+        });
+        known.seen = now;
         if known.epoch != batch.producer_epoch {
             known.epoch = batch.producer_epoch;
             known.last.clear();
@@ -74,6 +81,11 @@ impl Producers {
             known.last.pop_front();
         }
         known.last.push_back(Appended { first: batch.base_sequence, last: batch.last_sequence(), offset });
+    }
+
+    /// Forgets the producers that have been idle for a day. One that comes back after that may start at any number.
+    pub(super) fn expire(&mut self, now: i64) {
+        self.0.retain(|_, producer| now - producer.seen < IDLE);
     }
 }
 
@@ -90,7 +102,7 @@ mod tests {
 
     fn append(producers: &mut Producers, batch: &Batch, offset: i64) {
         assert_eq!(producers.check(batch), Ok(Verdict::Append));
-        producers.appended(batch, offset);
+        producers.appended(batch, offset, 0);
     }
 
     #[test]
@@ -121,6 +133,16 @@ mod tests {
         assert_eq!(producers.check(&batch(1, 1, 1)), Err(ResponseError::OutOfOrderSequenceNumber));
         append(&mut producers, &batch(1, 0, 1), 1);
         assert_eq!(producers.check(&batch(0, 1, 1)), Err(ResponseError::InvalidProducerEpoch));
+    }
+
+    #[test]
+    fn a_producer_is_forgotten_after_a_day_without_a_batch() {
+        let mut producers = Producers::default();
+        append(&mut producers, &batch(0, 0, 1), 0);
+        producers.expire(IDLE - 1);
+        assert_eq!(producers.check(&batch(0, 7, 1)), Err(ResponseError::OutOfOrderSequenceNumber));
+        producers.expire(IDLE);
+        assert_eq!(producers.check(&batch(0, 7, 1)), Ok(Verdict::Append));
     }
 
     #[test]

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::configs;
+use super::configs::Limits;
 use super::log::Log;
-use super::{locked, replace_file};
+use super::{locked, now, replace_file};
 
 /// One partition: its log, and the signal that it changed.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ pub(super) struct Topic {
     pub(super) id: Uuid,
     /// The settings that were given; all others have Kafka's defaults.
     pub(super) configs: BTreeMap<String, String>,
-    /// `max.message.bytes`: the largest record batch.
-    pub(super) max_message_bytes: usize,
+    /// What the settings come to.
+    pub(super) limits: Limits,
     pub(super) partitions: Vec<Arc<Partition>>,
 }
 
@@ -99,10 +99,10 @@ impl Topics {
         count: usize,
     ) -> io::Result<Topic> {
         for index in partitions.len()..count {
-            let log = Log::open(&self.folder.join("logs").join(id.to_string()).join(index.to_string()))?;
+            let log = Log::open(&self.folder.join("logs").join(id.to_string()).join(index.to_string()), now())?;
             partitions.push(Arc::new(Partition { log: Mutex::new(log), changed: Notify::new() }));
         }
-        Ok(Topic { max_message_bytes: configs::max_message_bytes(&configs), name, id, configs, partitions })
+        Ok(Topic { limits: Limits::of(&configs), name, id, configs, partitions })
     }
 
     /// The topic of this name.
@@ -179,24 +179,65 @@ impl Topics {
             .map(|t| Saved { name: t.name.clone(), id: t.id, partitions: t.partitions.len(), configs: t.configs.clone() })
             .collect();
         let text = serde_json::to_vec_pretty(&saved).map_err(|e| storage(e.into()))?;
-        replace_file(&self.folder.join("topics.json"), &text).map_err(storage)
+        replace_file(&self.folder.join("topics.json"), &text).map(drop).map_err(storage)
     }
 
-    /// Writes to the disk what has been appended since the last call. It blocks.
+    /// Writes to the disk what has been appended since the last call, and what an earlier call could not write. It blocks.
+    ///
+    /// # Errors
+    /// The last of those that happened; everything else has been written nevertheless.
     pub(super) fn sync(&self) -> io::Result<()> {
-        for topic in self.all() {
-            for partition in &topic.partitions {
-                let dirty = locked(&partition.log).take_dirty();
-                if let Some(file) = dirty {
-                    file.sync_data()?;
+        let mut done = Ok(());
+        for partition in self.all().iter().flat_map(|topic| &topic.partitions) {
+            let unsynced = locked(&partition.log).take_unsynced();
+            for file in unsynced {
+                if let Err(error) = file.sync_data() {
+                    locked(&partition.log).still_unsynced(file);
+                    done = Err(error);
                 }
             }
         }
-        Ok(())
+        done
+    }
+
+    /// Removes what the topics' settings no longer keep, and forgets idle producers. It blocks.
+    pub(super) fn sweep(&self, now: i64) {
+        for topic in self.all() {
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                match locked(&partition.log).sweep(&topic.limits, now) {
+                    Ok(0) => {}
+                    Ok(bytes) => tracing::info!(topic = topic.name, partition = index, bytes, "removed old records"),
+                    Err(error) => tracing::error!(topic = topic.name, partition = index, %error, "old records stay for now"),
+                }
+            }
+        }
     }
 }
 
 fn storage(error: io::Error) -> ResponseError {
     tracing::error!(%error, "the catalogue of topics could not be changed");
     ResponseError::KafkaStorageError
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_failed_is_tried_again_and_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let topics = Topics::open(folder.path()).unwrap();
+        let topic = topics.create("t", 2, BTreeMap::new()).unwrap();
+        // A device that the system refuses to sync.
+        let broken = Arc::new(fs::File::open("/dev/null").unwrap());
+        let sound = Arc::new(fs::File::create(folder.path().join("sound")).unwrap());
+        locked(&topic.partitions[0].log).still_unsynced(broken);
+        locked(&topic.partitions[1].log).still_unsynced(sound);
+        for _ in 0..2 {
+            assert!(topics.sync().is_err());
+        }
+        assert_eq!(locked(&topic.partitions[0].log).take_unsynced().len(), 1);
+        assert_eq!(locked(&topic.partitions[1].log).take_unsynced().len(), 0);
+        assert!(topics.sync().is_ok());
+    }
 }

@@ -27,6 +27,8 @@ pub fn format(folder: &Path, port: u16) {
          group.initial.rebalance.delay.ms=0\n\
          broker.heartbeat.interval.ms=300\n\
          broker.session.timeout.ms=1500\n\
+         log.retention.check.interval.ms=1000\n\
+         log.initial.task.delay.ms=100\n\
          auto.create.topics.enable=false\n",
         folder.join("data").display()
     );
@@ -52,6 +54,11 @@ fn settings_file(folder: &Path) -> PathBuf {
 }
 
 fn class_path() -> String {
+    format!("{}/*", libs().display())
+}
+
+/// The folder of Apache Kafka's jars.
+pub fn libs() -> PathBuf {
     let libs =
         std::env::var_os("TIDEMILL_TEST_KAFKA_LIBS").map_or_else(|| super::handlers::target().join("kafka/libs"), PathBuf::from);
     let any = std::fs::read_dir(&libs).is_ok_and(|mut files| files.next().is_some());
@@ -60,5 +67,5 @@ fn class_path() -> String {
         "Apache Kafka's jars are not in {}: run `scripts/test`, which fetches them, or set TIDEMILL_TEST_KAFKA_LIBS",
         libs.display()
     );
-    format!("{}/*", libs.display())
+    libs
 }

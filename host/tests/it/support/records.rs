@@ -152,10 +152,11 @@ pub async fn partition_count(address: &str, topic: &str) -> usize {
     tokio::task::spawn_blocking(move || partitions(&config.create::<BaseConsumer>().unwrap(), &topic).len()).await.unwrap()
 }
 
-/// Creates a topic of one partition.
-pub async fn create_topic(address: &str, topic: &str) {
+/// Creates a topic.
+pub async fn create_topic(address: &str, topic: &str, partitions: i32) {
     let admin: AdminClient<_> = config(address).create().unwrap();
-    let made = admin.create_topics(&[NewTopic::new(topic, 1, TopicReplication::Fixed(1))], &AdminOptions::new()).await.unwrap();
+    let made =
+        admin.create_topics(&[NewTopic::new(topic, partitions, TopicReplication::Fixed(1))], &AdminOptions::new()).await.unwrap();
     assert!(made.iter().all(Result::is_ok), "creating {topic}: {made:?}");
 }
 

@@ -17,7 +17,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::super::api::Client;
-use super::super::locked;
+use super::super::{locked, now};
 use super::Groups;
 use super::offsets::{ByTopic, Committed};
 
@@ -46,7 +46,7 @@ pub(in super::super) fn commit(client: &Client<'_>, request: OffsetCommitRequest
         }
         topics.push(OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(answers));
     }
-    if let Err(error) = locked(&groups.offsets).change(&request.group_id, changes) {
+    if let Err(error) = locked(&groups.offsets).change(&request.group_id, changes, now()) {
         tracing::error!(group = %request.group_id.as_str(), %error, "offsets could not be stored");
         for (topic, partition) in places {
             topics[topic].partitions[partition].error_code = ResponseError::KafkaStorageError.code();
@@ -150,7 +150,7 @@ pub(in super::super) fn delete(groups: &Groups, request: OffsetDeleteRequest) ->
                 Err(ResponseError::GroupSubscribedToTopic)
             } else {
                 let change = vec![(topic.name.to_string(), p.partition_index, None)];
-                offsets.change(&group, change).map_err(|_| ResponseError::KafkaStorageError)
+                offsets.change(&group, change, now()).map_err(|_| ResponseError::KafkaStorageError)
             };
             OffsetDeleteResponsePartition::default()
                 .with_partition_index(p.partition_index)

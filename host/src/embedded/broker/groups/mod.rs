@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use kafka_protocol::protocol::StrBytes;
 
-use super::locked;
+use super::{locked, now};
 use group::Group;
 use offsets::Offsets;
 
@@ -32,7 +32,7 @@ pub(super) struct Groups {
 impl Groups {
     /// Reads the committed offsets of the folder.
     pub(super) fn open(folder: &Path) -> io::Result<Groups> {
-        Ok(Groups { active: Mutex::default(), offsets: Mutex::new(Offsets::open(&folder.join("offsets.log"))?) })
+        Ok(Groups { active: Mutex::default(), offsets: Mutex::new(Offsets::open(&folder.join("offsets.log"), now())?) })
     }
 
     /// Removes members that are overdue, completes rebalances that have waited long enough, and forgets empty groups.
@@ -45,14 +45,23 @@ impl Groups {
 
     /// Drops what groups have committed for a topic that is gone.
     pub(super) fn forget_topic(&self, topic: &str) {
-        if let Err(error) = locked(&self.offsets).forget_topic(topic) {
+        if let Err(error) = locked(&self.offsets).forget_topic(topic, now()) {
             tracing::error!(topic, %error, "offsets of a deleted topic could not be removed");
+        }
+    }
+
+    /// Forgets what groups have committed that have had no members for long. It blocks.
+    pub(super) fn expire(&self, now: i64) {
+        let active = locked(&self.active);
+        let alive = |group: &str| active.get(group.as_bytes()).is_some_and(|group| !group.is_unused());
+        if let Err(error) = locked(&self.offsets).expire(alive, now) {
+            tracing::error!(%error, "offsets of old groups stay for now");
         }
     }
 
     /// Writes committed offsets to the disk. It blocks.
     pub(super) fn sync(&self) -> io::Result<()> {
-        let dirty = locked(&self.offsets).take_dirty();
-        dirty.map_or(Ok(()), |file| file.sync_data())
+        let Some(file) = locked(&self.offsets).take_dirty() else { return Ok(()) };
+        file.sync_data().inspect_err(|_| locked(&self.offsets).still_dirty())
     }
 }

@@ -3,9 +3,11 @@
 //! A line is written before a commit is acknowledged. The file is rewritten without what is outdated when it is opened and
 //! when it has grown far beyond that.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +17,11 @@ use super::super::replace_file;
 
 /// Growth, in bytes, after which the file is rewritten.
 const GROWTH: u64 = 16 * 1024 * 1024;
+
+const HOUR: i64 = 60 * 60 * 1000;
+
+/// How long offsets of a group without members are kept, in milliseconds: Kafka's `offsets.retention.minutes`.
+const RETENTION: i64 = 7 * 24 * HOUR;
 
 /// What a group has committed for one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +37,16 @@ pub(super) struct Committed {
     pub(super) metadata: String,
 }
 
-/// One change: a commit, or nothing where it was deleted.
+/// One change: a commit, or nothing where it was deleted. Without a topic it says that the group had members then.
 #[derive(Debug, Serialize, Deserialize)]
 struct Line<'a> {
     #[serde(rename = "g")]
-    group: std::borrow::Cow<'a, str>,
+    group: Cow<'a, str>,
+    /// When, in milliseconds since 1970.
+    #[serde(rename = "w", default)]
+    when: i64,
     #[serde(rename = "t")]
-    topic: std::borrow::Cow<'a, str>,
+    topic: Cow<'a, str>,
     #[serde(rename = "p")]
     partition: i32,
     #[serde(rename = "c")]
@@ -46,6 +56,14 @@ struct Line<'a> {
 /// Partitions by topic.
 pub(super) type ByTopic = BTreeMap<String, BTreeMap<i32, Committed>>;
 
+/// What is known of one group.
+#[derive(Debug, Default)]
+struct Known {
+    topics: ByTopic,
+    /// When it committed last, or had members, the latter within an hour; milliseconds since 1970.
+    seen: i64,
+}
+
 /// The committed offsets of all groups.
 #[derive(Debug)]
 pub(super) struct Offsets {
@@ -54,12 +72,12 @@ pub(super) struct Offsets {
     size: u64,
     rewrite_at: u64,
     dirty: bool,
-    groups: BTreeMap<String, ByTopic>,
+    groups: BTreeMap<String, Known>,
 }
 
 impl Offsets {
     /// Reads the file up to its last whole line and rewrites it.
-    pub(super) fn open(path: &Path) -> io::Result<Offsets> {
+    pub(super) fn open(path: &Path, now: i64) -> io::Result<Offsets> {
         let text = match fs::read(path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -75,31 +93,18 @@ impl Offsets {
         if read < text.len() {
             tracing::warn!(bytes = text.len() - read, "cut a torn tail off the committed offsets");
         }
-        let mut offsets = Offsets {
-            path: path.to_owned(),
-            file: Arc::new(OpenOptions::new().append(true).create(true).open(path)?),
-            size: 0,
-            rewrite_at: 0,
-            dirty: false,
-            groups,
-        };
-        offsets.rewrite()?;
-        Ok(offsets)
+        // Lines of before there was a time in them.
+        groups.values_mut().filter(|known| known.seen == 0).for_each(|known| known.seen = now);
+        let text = whole(&groups)?;
+        let file = Arc::new(replace_file(path, &text)?);
+        let size = text.len() as u64;
+        Ok(Offsets { path: path.to_owned(), file, size, rewrite_at: 2 * size + GROWTH, dirty: false, groups })
     }
 
     fn rewrite(&mut self) -> io::Result<()> {
-        let mut text = Vec::new();
-        for (group, topics) in &self.groups {
-            for (topic, partitions) in topics {
-                for (partition, committed) in partitions {
-                    put(&mut text, group, topic, *partition, Some(committed.clone()))?;
-                }
-            }
-        }
-        replace_file(&self.path, &text)?;
-        self.file = Arc::new(OpenOptions::new().append(true).open(&self.path)?);
+        let text = whole(&self.groups)?;
+        self.file = Arc::new(replace_file(&self.path, &text)?);
         self.size = text.len() as u64;
-        self.rewrite_at = 2 * self.size + GROWTH;
         Ok(())
     }
 
@@ -110,45 +115,80 @@ impl Offsets {
 
     /// What a group has committed.
     pub(super) fn of(&self, group: &str) -> Option<&ByTopic> {
-        self.groups.get(group)
+        self.groups.get(group).map(|known| &known.topics)
     }
 
     /// Commits, or deletes where there is nothing to commit; all of it is in the file when this returns.
-    pub(super) fn change(&mut self, group: &str, changes: Vec<(String, i32, Option<Committed>)>) -> io::Result<()> {
-        if changes.is_empty() {
+    pub(super) fn change(&mut self, group: &str, changes: Vec<(String, i32, Option<Committed>)>, when: i64) -> io::Result<()> {
+        let line = |(topic, partition, committed): (String, i32, Option<Committed>)| Line {
+            group: group.into(),
+            when,
+            topic: topic.into(),
+            partition,
+            committed,
+        };
+        self.write(changes.into_iter().map(line).collect())
+    }
+
+    fn write(&mut self, lines: Vec<Line<'_>>) -> io::Result<()> {
+        if lines.is_empty() {
             return Ok(());
         }
         let mut text = Vec::new();
-        for (topic, partition, committed) in &changes {
-            put(&mut text, group, topic, *partition, committed.clone())?;
-        }
-        if let Err(error) = (&*self.file).write_all(&text) {
+        lines.iter().try_for_each(|line| put(&mut text, line))?;
+        if let Err(error) = self.file.write_all_at(&text, self.size) {
             let _ = self.file.set_len(self.size);
             return Err(error);
         }
         self.size += text.len() as u64;
         self.dirty = true;
-        for (topic, partition, committed) in changes {
-            apply(&mut self.groups, Line { group: group.into(), topic: topic.into(), partition, committed });
+        lines.into_iter().for_each(|line| apply(&mut self.groups, line));
+        if self.size > self.rewrite_at {
+            if let Err(error) = self.rewrite() {
+                tracing::warn!(%error, "the file of committed offsets could not be rewritten and grows on");
+            }
+            self.rewrite_at = 2 * self.size + GROWTH;
         }
-        if self.size > self.rewrite_at { self.rewrite() } else { Ok(()) }
+        Ok(())
     }
 
     /// Deletes everything that a group has committed.
-    pub(super) fn forget_group(&mut self, group: &str) -> io::Result<()> {
-        let Some(topics) = self.groups.get(group) else { return Ok(()) };
-        let partitions = topics.iter().flat_map(|(topic, ps)| ps.keys().map(move |p| (topic.clone(), *p, None)));
+    pub(super) fn forget_group(&mut self, group: &str, when: i64) -> io::Result<()> {
+        let topics = self.of(group).into_iter().flatten();
+        let partitions = topics.flat_map(|(topic, ps)| ps.keys().map(move |p| (topic.clone(), *p, None)));
         let changes = partitions.collect();
-        self.change(group, changes)
+        self.change(group, changes, when)
     }
 
     /// Deletes what all groups have committed for a topic.
-    pub(super) fn forget_topic(&mut self, topic: &str) -> io::Result<()> {
-        let groups: Vec<String> = self.groups.iter().filter(|(_, t)| t.contains_key(topic)).map(|(g, _)| g.clone()).collect();
+    pub(super) fn forget_topic(&mut self, topic: &str, when: i64) -> io::Result<()> {
+        let groups: Vec<String> = self.groups().cloned().collect();
         for group in groups {
-            let partitions = self.groups.get(&group).and_then(|t| t.get(topic)).into_iter().flat_map(BTreeMap::keys);
+            let partitions = self.of(&group).and_then(|topics| topics.get(topic)).into_iter().flat_map(BTreeMap::keys);
             let changes = partitions.map(|p| (topic.to_owned(), *p, None)).collect();
-            self.change(&group, changes)?;
+            self.change(&group, changes, when)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the groups that have neither had members nor committed for as long as Kafka keeps them (KIP-211), and notes
+    /// which ones are `alive`, so that their time does not run out while the broker is down.
+    pub(super) fn expire(&mut self, alive: impl Fn(&str) -> bool, now: i64) -> io::Result<()> {
+        let mut over = Vec::new();
+        let mut noted = Vec::new();
+        for (group, known) in &self.groups {
+            let idle = now - known.seen;
+            if alive(group) {
+                let none = Line { group: group.clone().into(), when: now, topic: "".into(), partition: -1, committed: None };
+                noted.extend((idle >= HOUR).then_some(none));
+            } else if idle >= RETENTION {
+                over.push(group.clone());
+            }
+        }
+        self.write(noted)?;
+        for group in over {
+            tracing::info!(group, "removed the offsets of a group that nobody has used for seven days");
+            self.forget_group(&group, now)?;
         }
         Ok(())
     }
@@ -157,67 +197,52 @@ impl Offsets {
     pub(super) fn take_dirty(&mut self) -> Option<Arc<File>> {
         std::mem::take(&mut self.dirty).then(|| Arc::clone(&self.file))
     }
+
+    /// It could not be synced.
+    pub(super) fn still_dirty(&mut self) {
+        self.dirty = true;
+    }
 }
 
-fn put(text: &mut Vec<u8>, group: &str, topic: &str, partition: i32, committed: Option<Committed>) -> io::Result<()> {
-    serde_json::to_writer(&mut *text, &Line { group: group.into(), topic: topic.into(), partition, committed })?;
+/// The text of a file that has nothing outdated in it.
+fn whole(groups: &BTreeMap<String, Known>) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for (group, known) in groups {
+        for (topic, partitions) in &known.topics {
+            for (&partition, committed) in partitions {
+                let committed = Some(committed.clone());
+                put(&mut text, &Line { group: group.into(), when: known.seen, topic: topic.into(), partition, committed })?;
+            }
+        }
+    }
+    Ok(text)
+}
+
+fn put(text: &mut Vec<u8>, line: &Line<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *text, line)?;
     text.push(b'\n');
     Ok(())
 }
 
-fn apply(groups: &mut BTreeMap<String, ByTopic>, line: Line<'_>) {
-    let topics = groups.entry(line.group.to_string()).or_default();
-    let partitions = topics.entry(line.topic.to_string()).or_default();
+fn apply(groups: &mut BTreeMap<String, Known>, line: Line<'_>) {
+    let known = groups.entry(line.group.to_string()).or_default();
+    known.seen = known.seen.max(line.when);
     match line.committed {
         Some(committed) => {
-            partitions.insert(line.partition, committed);
+            known.topics.entry(line.topic.into_owned()).or_default().insert(line.partition, committed);
         }
         None => {
-            partitions.remove(&line.partition);
-            topics.retain(|_, partitions| !partitions.is_empty());
+            if let Some(partitions) = known.topics.get_mut(line.topic.as_ref()) {
+                partitions.remove(&line.partition);
+            }
+            known.topics.retain(|_, partitions| !partitions.is_empty());
         }
     }
-    if topics.is_empty() {
+    if known.topics.is_empty() {
         groups.remove(line.group.as_ref());
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(offset: i64) -> Option<Committed> {
-        Some(Committed { offset, leader_epoch: -1, metadata: "a \"note\"".to_owned() })
-    }
-
-    #[test]
-    fn the_last_commit_of_each_partition_survives_reopening_and_a_torn_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("offsets.log");
-        let mut offsets = Offsets::open(&path).unwrap();
-        offsets.change("g", vec![("t".into(), 0, at(1)), ("t".into(), 1, at(5))]).unwrap();
-        offsets.change("g", vec![("t".into(), 0, at(2))]).unwrap();
-        let lines = fs::read(&path).unwrap();
-        OpenOptions::new().append(true).open(&path).unwrap().write_all(&lines[..20]).unwrap();
-        drop(offsets);
-        let mut offsets = Offsets::open(&path).unwrap();
-        assert_eq!(offsets.of("g").unwrap()["t"], BTreeMap::from([(0, at(2).unwrap()), (1, at(5).unwrap())]));
-        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2, "it was compacted");
-        offsets.change("g", vec![("t".into(), 0, at(3))]).unwrap();
-        assert_eq!(Offsets::open(&path).unwrap().of("g").unwrap()["t"][&0], at(3).unwrap());
-    }
-
-    #[test]
-    fn offsets_of_a_deleted_topic_are_gone_for_good() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("offsets.log");
-        let mut offsets = Offsets::open(&path).unwrap();
-        offsets.change("g", vec![("t".into(), 0, at(1)), ("u".into(), 0, at(1))]).unwrap();
-        offsets.change("h", vec![("t".into(), 0, at(1))]).unwrap();
-        offsets.forget_topic("t").unwrap();
-        drop(offsets);
-        let offsets = Offsets::open(&path).unwrap();
-        assert_eq!(offsets.groups().collect::<Vec<_>>(), ["g"]);
-        assert!(!offsets.of("g").unwrap().contains_key("t"));
-    }
-}
+#[path = "offsets_tests.rs"]
+mod tests;

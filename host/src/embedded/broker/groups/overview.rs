@@ -12,7 +12,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::super::locked;
+use super::super::{locked, now};
 use super::Groups;
 use super::group::Group;
 
@@ -27,7 +27,8 @@ pub(in super::super) fn list(groups: &Groups, request: ListGroupsRequest) -> Lis
     for group in locked(&groups.offsets).groups() {
         known.insert(StrBytes::from_string(group.clone()), (EMPTY, StrBytes::new()));
     }
-    for (id, group) in active.iter() {
+    // One that the last member has just left is forgotten at the next tick.
+    for (id, group) in active.iter().filter(|(_, group)| !group.is_unused()) {
         known.insert(id.clone(), (group.state(), group.protocol_type()));
     }
     let fits = |filter: &[StrBytes], value: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(value));
@@ -49,7 +50,7 @@ pub(in super::super) fn describe(groups: &Groups, request: DescribeGroupsRequest
     let active = locked(&groups.active);
     let offsets = locked(&groups.offsets);
     let described = request.groups.into_iter().map(|id| {
-        let answer = match active.get(&id.0) {
+        let answer = match active.get(&id.0).filter(|group| !group.is_unused()) {
             Some(group) => described(group),
             None if offsets.of(&id).is_some() => DescribedGroup::default().with_group_state(StrBytes::from_static_str(EMPTY)),
             None => DescribedGroup::default().with_group_state(StrBytes::from_static_str("Dead")),
@@ -87,7 +88,7 @@ pub(in super::super) fn delete(groups: &Groups, request: DeleteGroupsRequest) ->
         } else if offsets.of(&id).is_none() {
             Err(ResponseError::GroupIdNotFound)
         } else {
-            offsets.forget_group(&id).map_err(|error| {
+            offsets.forget_group(&id, now()).map_err(|error| {
                 tracing::error!(group = %id.as_str(), %error, "a group's offsets could not be removed");
                 ResponseError::KafkaStorageError
             })
