@@ -1,5 +1,8 @@
 //! How this process talks to Kafka: client settings that all clients share, and topic administration.
 
+pub mod offsets;
+mod retention;
+
 use crate::telemetry::Board;
 use anyhow::Context;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -9,6 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use retention::{Retention, longest_retention};
 
 /// How long an administrative call may take.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(15);

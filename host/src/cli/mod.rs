@@ -1,9 +1,12 @@
 //! The commands, one file each. `plan` reads the handlers' folder, `host` runs the parts that `serve` and `dev` share.
 
+mod actor;
 mod dev;
 mod host;
 mod migrate;
+mod offsets;
 mod plan;
+mod reprocess;
 mod serve;
 pub mod token;
 mod topics;
@@ -62,6 +65,8 @@ pub fn command() -> Command {
                 Name::Topics,
             )),
         )
+        .subcommand(offsets::command())
+        .subcommand(reprocess::command())
         .subcommand(token::command())
 }
 
@@ -75,6 +80,12 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             Some(("apply", matches)) => with_runtime(Name::Topics, matches, topics::run),
             _ => anyhow::bail!("`tidemill topics` needs a command: apply"),
         },
+        Some(("offsets", matches)) => match matches.subcommand() {
+            Some(("show", matches)) => with_runtime(Name::Offsets, matches, |config| offsets::show(config, matches.clone())),
+            Some(("reset", matches)) => with_runtime(Name::Offsets, matches, |config| offsets::reset(config, matches.clone())),
+            _ => anyhow::bail!("`tidemill offsets` needs a command: show, reset"),
+        },
+        Some(("reprocess", matches)) => with_runtime(Name::Reprocess, matches, |config| reprocess::run(config, matches.clone())),
         _ => anyhow::bail!("no command given; see `tidemill --help`"),
     }
 }

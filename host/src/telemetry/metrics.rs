@@ -58,6 +58,10 @@ pub struct Metrics {
     pub events_duplicate: Family<PartitionLabels, Counter>,
     /// Events of types that the handler does not ask for.
     pub events_skipped: Family<PartitionLabels, Counter>,
+    /// Events whose day the inbox has forgotten: they may have been handled, and are not run.
+    pub events_expired: Family<PartitionLabels, Counter>,
+    /// Records that were gone before the group had read them; above 0 while the partition waits for a person.
+    pub records_missed: Family<PartitionLabels, Gauge>,
     /// 1 while a partition is paused because its batch fails.
     pub partition_paused: Family<PartitionLabels, Gauge>,
     /// Events that the broker has acknowledged.
@@ -81,6 +85,8 @@ impl Default for Metrics {
             events_handled: Family::default(),
             events_duplicate: Family::default(),
             events_skipped: Family::default(),
+            events_expired: Family::default(),
+            records_missed: Family::default(),
             partition_paused: Family::default(),
             relay_sent: Family::default(),
             outbox_waiting: Gauge::default(),
@@ -99,6 +105,16 @@ impl Default for Metrics {
         registry.register("events_handled", "Events handled and committed", metrics.events_handled.clone());
         registry.register("events_duplicate", "Events that the inbox knew already", metrics.events_duplicate.clone());
         registry.register("events_skipped", "Events of types that the handler does not ask for", metrics.events_skipped.clone());
+        registry.register(
+            "events_expired",
+            "Events not run because the inbox has forgotten their day",
+            metrics.events_expired.clone(),
+        );
+        registry.register(
+            "records_missed",
+            "Records gone before the group had read them, while the partition is paused for it",
+            metrics.records_missed.clone(),
+        );
         registry.register(
             "partition_paused",
             "1 while a partition is paused because its batch fails",

@@ -34,7 +34,7 @@ struct Obstacle {
 
 impl Worker {
     pub(super) fn new(trigger: KafkaTrigger, group: Arc<Group>, scope: Scope, queue: Arc<Queue>) -> Self {
-        let labels = PartitionLabels { group: group.name.to_string(), topic: queue.topic.clone(), partition: queue.partition };
+        let labels = PartitionLabels { group: group.id.to_string(), topic: queue.topic.clone(), partition: queue.partition };
         Self { trigger, group, scope, queue, labels, failures: 0, failing_since: String::new() }
     }
 
@@ -67,7 +67,7 @@ impl Worker {
     async fn step(&self, records: &[Record]) -> Result<usize, Obstacle> {
         let first = records.first().map_or(0, |record| record.offset);
         let mut events = Vec::with_capacity(records.len());
-        let mut skipped = 0;
+        let (mut skipped, mut expired) = (0, 0);
         let mut count = 0usize;
         for record in records {
             let event = match cloudevent::decode(record) {
@@ -85,6 +85,7 @@ impl Worker {
             };
             count += 1;
             match self.wants(&event) {
+                true if self.trigger.days.expired(record.timestamp) => expired += 1,
                 true => events.push((identity(record, &event), event)),
                 false => skipped += 1,
             }
@@ -95,7 +96,11 @@ impl Worker {
         let metrics = &self.trigger.metrics;
         metrics.events_handled.get_or_create(&self.labels).inc_by(handled as u64);
         metrics.events_skipped.get_or_create(&self.labels).inc_by(skipped);
-        metrics.events_duplicate.get_or_create(&self.labels).inc_by((count as u64).saturating_sub(skipped + handled as u64));
+        metrics
+            .events_duplicate
+            .get_or_create(&self.labels)
+            .inc_by((count as u64).saturating_sub(skipped + expired + handled as u64));
+        self.trigger.report_expired(&self.labels, expired);
         Ok(count)
     }
 
