@@ -113,6 +113,16 @@ ALTER TABLE tidemill.scopes
 CREATE UNIQUE INDEX scopes_current ON tidemill.scopes (consumer_group) WHERE state = 'current';
 CREATE UNIQUE INDEX scopes_building ON tidemill.scopes (consumer_group) WHERE state = 'building';
 
+-- Where a generation began to read a partition; an operator's word moves it. It decides once, whichever replica asks first, and it stands in
+-- when the broker has no committed offset.
+CREATE TABLE tidemill.group_starts (
+    scope        integer NOT NULL,
+    topic        text NOT NULL,
+    partition    integer NOT NULL,
+    start_offset bigint NOT NULL,
+    PRIMARY KEY (scope, topic, partition)
+);
+
 -- An operator's word on where a paused partition goes on; taken away by the replica that has followed it.
 CREATE TABLE tidemill.offset_orders (
     scope         integer NOT NULL,
@@ -134,6 +144,23 @@ CREATE TABLE tidemill.actions (
     subject text NOT NULL,
     details jsonb NOT NULL DEFAULT '{}'
 );
+
+-- Makes the building generation the group's current one and retires that; false if it is building no more.
+CREATE FUNCTION tidemill.switch_generation(building integer) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    of_group text;
+BEGIN
+    SELECT consumer_group INTO of_group FROM tidemill.scopes WHERE scope = building AND state = 'building' FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE tidemill.scopes SET state = 'retired', ended_at = clock_timestamp() WHERE consumer_group = of_group AND state = 'current';
+    UPDATE tidemill.scopes SET state = 'current' WHERE scope = building;
+    RETURN true;
+END
+$$;
 
 -- Which days of the inbox have been forgotten: those from `low` to below `forgotten_below` had partitions once. A record of such a day may
 -- have been handled, and nobody can tell.
@@ -167,22 +194,31 @@ BEGIN
 END
 $$;
 
--- Forgets the oldest day below `before`, by dropping its partition, and returns it; null when there is none.
+-- Forgets the oldest day below `before`, by dropping its partition, and returns it; null when there is none. From then on the database itself
+-- refuses to note an event of a forgotten day: whoever has not heard of it fails, and can't take a second handling for the first.
 CREATE FUNCTION tidemill.inbox_forget(before integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
 AS $$
 DECLARE
     day integer;
+    span tidemill.inbox_span;
 BEGIN
     PERFORM pg_advisory_xact_lock(7002, 0);
     SELECT min(substring(c.relname FROM '^inbox_([0-9]+)$')::integer) INTO day
       FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
      WHERE i.inhparent = 'tidemill.inbox'::regclass AND c.relname ~ '^inbox_[0-9]+$';
     IF day IS NULL OR day >= before THEN
+        -- Forgotten days whose rows came before their partition was made; a part at a time.
+        DELETE FROM tidemill.inbox_other WHERE ctid = ANY (ARRAY(
+            SELECT o.ctid FROM tidemill.inbox_other o, tidemill.inbox_span s
+             WHERE o.bucket >= s.low AND o.bucket < s.forgotten_below LIMIT 10000));
         RETURN NULL;
     END IF;
     EXECUTE format('DROP TABLE tidemill.inbox_%s', day);
-    UPDATE tidemill.inbox_span SET forgotten_below = greatest(forgotten_below, day + 1);
+    UPDATE tidemill.inbox_span SET forgotten_below = greatest(forgotten_below, day + 1) RETURNING * INTO span;
+    -- Without its partition, a row of that day belongs to the default one.
+    EXECUTE format('ALTER TABLE tidemill.inbox_other DROP CONSTRAINT IF EXISTS inbox_forgotten,
+                    ADD CONSTRAINT inbox_forgotten CHECK (bucket < %s OR bucket >= %s) NOT VALID', span.low, span.forgotten_below);
     RETURN day;
 END
 $$;
@@ -304,6 +340,7 @@ REVOKE ALL ON FUNCTION tidemill.inbox_forget FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tidemill.inbox_forget TO {{runtime}};
 GRANT SELECT, INSERT, UPDATE, DELETE ON tidemill.waiting, tidemill.single_attempts, tidemill.dead_letters, tidemill.running,
     tidemill.offset_orders TO {{runtime}};
+GRANT SELECT, INSERT, UPDATE ON tidemill.group_starts TO {{runtime}};
 GRANT SELECT, INSERT ON tidemill.actions TO {{runtime}};
 GRANT SELECT ON tidemill.inbox_span TO {{runtime}};
 GRANT UPDATE ON tidemill.scopes TO {{runtime}};

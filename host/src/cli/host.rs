@@ -6,7 +6,7 @@ use crate::config::{Config, Secret};
 use crate::engine::{Cache, Engine, Registry};
 use crate::kafka::topics;
 use crate::relay::Relay;
-use crate::store::{NotReady, Pool, PoolOptions};
+use crate::store::{InboxDays, NotReady, Pool, PoolOptions};
 use crate::telemetry::{Board, Metrics};
 use crate::triggers::http::{HttpTrigger, Verifier};
 use crate::triggers::kafka::KafkaTrigger;
@@ -27,6 +27,9 @@ pub(super) struct Setup {
     pub(super) plan: Plan,
 }
 
+/// What the consumers need beyond the grace period, to commit the last offsets and to leave their groups.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// A running host.
 pub(super) struct Host {
     pub(super) http: SocketAddr,
@@ -36,7 +39,7 @@ pub(super) struct Host {
     stop_relay: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
     public: JoinHandle<std::io::Result<()>>,
-    work: JoinHandle<anyhow::Result<()>>,
+    work: JoinHandle<()>,
     relay: JoinHandle<()>,
     grace: Duration,
 }
@@ -82,6 +85,7 @@ impl Host {
             brokers: brokers.clone(),
             board: board.clone(),
             metrics: metrics.clone(),
+            days: InboxDays::new(pool.clone()),
         };
         let relay = Relay { pool: pool.clone(), brokers, bell: engine.outbox_bell(), metrics, board };
         Ok(Self {
@@ -119,22 +123,19 @@ impl Host {
         tracing::info!("stopping");
         self.stopping.store(true, Ordering::Relaxed);
         let _ = self.stop.send(true);
-        let ended = tokio::time::timeout(self.grace, async {
-            let _ = self.public.await;
-            match self.work.await {
-                Ok(ended) => ended,
-                Err(error) => Err(anyhow::anyhow!("the consumers failed: {error}")),
-            }
-        })
-        .await;
+        let (public, work) = tokio::join!(
+            tokio::time::timeout(self.grace, self.public),
+            // The consumers keep to the grace period themselves.
+            tokio::time::timeout(self.grace + PARTING, self.work),
+        );
         let _ = self.stop_relay.send(true);
         let _ = tokio::time::timeout(self.grace, self.relay).await;
-        match ended {
-            Ok(ended) => ended,
-            Err(_) => {
-                tracing::warn!("work under way did not end within {:?} and is rolled back", self.grace);
-                Ok(())
-            }
+        if public.is_err() || work.is_err() {
+            tracing::warn!("work under way did not end within {:?} and is rolled back", self.grace);
+        }
+        match work {
+            Ok(Err(error)) => Err(anyhow::anyhow!("the consumers failed: {error}")),
+            _ => Ok(()),
         }
     }
 }

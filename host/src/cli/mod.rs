@@ -1,9 +1,12 @@
 //! The commands, one file each. `plan` reads the handlers' folder, `host` runs the parts that `serve` and `dev` share.
 
+mod actor;
 mod dev;
 mod host;
 mod migrate;
+mod offsets;
 mod plan;
+mod reprocess;
 mod serve;
 pub mod token;
 mod topics;
@@ -61,6 +64,8 @@ pub fn command() -> Command {
             Name::Migrate,
         ))
         .subcommand(topics::command())
+        .subcommand(offsets::command())
+        .subcommand(reprocess::command())
         .subcommand(token::command())
 }
 
@@ -70,6 +75,12 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         Some(("dev", matches)) => with_runtime(Name::Dev, matches, dev::run),
         Some(("serve", matches)) => with_runtime(Name::Serve, matches, serve::run),
         Some(("migrate", matches)) => with_runtime(Name::Migrate, matches, migrate::run),
+        Some(("offsets", matches)) => match matches.subcommand() {
+            Some(("show", matches)) => with_runtime(Name::Offsets, matches, |config| offsets::show(config, matches.clone())),
+            Some(("reset", matches)) => with_runtime(Name::Offsets, matches, |config| offsets::reset(config, matches.clone())),
+            _ => anyhow::bail!("`tidemill offsets` needs a command: show, reset"),
+        },
+        Some(("reprocess", matches)) => with_runtime(Name::Reprocess, matches, |config| reprocess::run(config, matches.clone())),
         _ => anyhow::bail!("no command given; see `tidemill --help`"),
     }
 }

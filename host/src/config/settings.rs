@@ -15,6 +15,10 @@ pub enum Command {
     Topics,
     /// `tidemill token`
     Token,
+    /// `tidemill offsets …`
+    Offsets,
+    /// `tidemill reprocess`
+    Reprocess,
 }
 
 impl Command {
@@ -26,11 +30,13 @@ impl Command {
             Command::Migrate => "migrate",
             Command::Topics => "topics",
             Command::Token => "token",
+            Command::Offsets => "offsets",
+            Command::Reprocess => "reprocess",
         }
     }
 }
 
-use Command::{Dev, Migrate, Serve, Token, Topics};
+use Command::{Dev, Migrate, Offsets, Reprocess, Serve, Token, Topics};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
@@ -101,8 +107,8 @@ pub const SETTINGS: &[Setting] = &[
         value: "URL",
         help: "PostgreSQL of the running host: a login that is no superuser, not through a transaction-mode pooler",
         secret: true,
-        commands: &[Serve, Migrate],
-        required: &[Serve, Migrate],
+        commands: &[Serve, Migrate, Offsets, Reprocess],
+        required: &[Serve, Migrate, Offsets, Reprocess],
         ..PLAIN
     },
     Setting {
@@ -122,7 +128,7 @@ pub const SETTINGS: &[Setting] = &[
         env: "TIDEMILL_KAFKA_BROKERS",
         value: "HOST:PORT,…",
         help: "Brokers to begin with",
-        commands: &[Serve, Topics],
+        commands: &[Serve, Topics, Offsets],
         required: &[Serve, Topics],
         ..PLAIN
     },
@@ -237,7 +243,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "FILTER",
         default: Some("info"),
         help: "What is logged, such as `info` or `info,tidemill=debug`",
-        commands: &[Dev, Serve, Migrate, Topics],
+        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess],
         ..PLAIN
     },
     Setting {
@@ -247,7 +253,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "text|json",
         default: Some("text"),
         help: "How log lines are written: `text` or `json`",
-        commands: &[Dev, Serve, Migrate, Topics],
+        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess],
         ..PLAIN
     },
 ];

@@ -1,7 +1,11 @@
 //! How this process talks to Kafka: client settings that all clients share, and topic administration.
 //!
 //! - `topics`: declared topics against those of the cluster
+//! - `offsets`: what a group has committed, and what is in the log
+//! - `retention`: how long topics keep their records
 
+pub mod offsets;
+mod retention;
 pub mod topics;
 
 use crate::telemetry::Board;
@@ -9,6 +13,8 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::sync::Arc;
+
+pub use retention::{Retention, longest_retention};
 
 /// Settings of every client: a producer, a consumer or an admin client of these brokers.
 pub fn client_config(brokers: &str) -> ClientConfig {

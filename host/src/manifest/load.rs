@@ -114,9 +114,6 @@ fn check(loaded: &[Loaded], problems: &mut Problems) {
             if manifest.topics[..index].iter().any(|other| (&other.name, &other.group) == (&topic.name, &topic.group)) {
                 report(&format!("topic `{}` is read twice by group `{}`", topic.name, topic.group));
             }
-            if manifest.topics[..index].iter().any(|other| other.group == topic.group && other.start != topic.start) {
-                report(&format!("the topics of group `{}` start differently: a group has one `start`", topic.group));
-            }
         }
         for (name, topic) in &manifest.declares {
             let (owner, first) = *topics.entry(name).or_insert((file, topic));

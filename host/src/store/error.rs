@@ -1,5 +1,6 @@
 //! What can go wrong with the database, sorted by whose fault it is.
 
+use super::inbox_days::FORGOTTEN;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
 /// The database cannot be reached, or gave up for reasons of its own. Never the handler's fault.
@@ -89,6 +90,8 @@ fn from_server(db: &DbError) -> StatementError {
         c if *c == SqlState::QUERY_CANCELED => StatementErrorKind::Limit,
         c if *c == SqlState::IN_FAILED_SQL_TRANSACTION => StatementErrorKind::TransactionFailed,
         c if *c == SqlState::LOCK_NOT_AVAILABLE => StatementErrorKind::Unavailable,
+        // This process has not heard yet that the day is forgotten.
+        _ if db.constraint() == Some(FORGOTTEN) => StatementErrorKind::Unavailable,
         // 40: deadlock, serialization; 08, 53, 57, 58: connection, resources, operator, system.
         _ if matches!(class, "40" | "08" | "53" | "57" | "58") => StatementErrorKind::Unavailable,
         _ if class == "23" => StatementErrorKind::Constraint,

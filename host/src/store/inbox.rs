@@ -1,8 +1,5 @@
 //! The inbox: which events a consumer group has handled. Written first in the unit, it is the fence against every second effect.
 
-use super::Pool;
-use super::error::{Unavailable, describe};
-
 /// A generation of a consumer group, as the inbox knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope(pub i32);
@@ -46,52 +43,6 @@ pub(super) const HELD: &str = "\
     FROM unnest($3::bytea[]) AS k(key) \
     WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND w.key = k.key) \
        OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND s.key = k.key)";
-
-/// Housekeeping of the inbox, outside any unit.
-#[derive(Debug, Clone)]
-pub struct Inbox {
-    pool: Pool,
-}
-
-impl Inbox {
-    /// The inbox of the pool's database.
-    pub fn new(pool: Pool) -> Self {
-        Self { pool }
-    }
-
-    /// The current scope of a consumer group, made at its first use.
-    pub async fn scope(&self, group: &str) -> Result<Scope, Unavailable> {
-        let sql = "WITH made AS (INSERT INTO tidemill.scopes (consumer_group) \
-                                 SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM tidemill.scopes WHERE consumer_group = $1) \
-                                 ON CONFLICT DO NOTHING RETURNING scope) \
-                   SELECT scope FROM made UNION ALL \
-                   (SELECT scope FROM tidemill.scopes WHERE consumer_group = $1 ORDER BY generation DESC LIMIT 1)";
-        let mut lease = self.pool.lend().await?;
-        // Two replicas that start together: one of them sees neither row in its first snapshot, but does in its second.
-        for _ in 0..3 {
-            let row = lease.client().query_opt(sql, &[&group]).await.map_err(|error| Unavailable(describe(&error)))?;
-            if let Some(row) = row {
-                lease.give_back();
-                return Ok(Scope(row.get(0)));
-            }
-        }
-        Err(Unavailable(format!("the inbox scope of consumer group `{group}` could not be made")))
-    }
-
-    /// Makes the partitions for the days around today that are missing.
-    pub async fn prepare(&self, days_back: i32, days_ahead: i32) -> Result<(), Unavailable> {
-        let today = bucket_of(jiff::Timestamp::now().as_millisecond());
-        let mut lease = self.pool.lend().await?;
-        let sql = "SELECT tidemill.inbox_prepare($1, $2)";
-        lease
-            .client()
-            .execute(sql, &[&(today - days_back), &(today + days_ahead)])
-            .await
-            .map_err(|error| Unavailable(describe(&error)))?;
-        lease.give_back();
-        Ok(())
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -86,6 +86,10 @@ pub struct Metrics {
     pub dead: Family<HandlerLabels, Gauge>,
     /// Seconds from a retry's due time to its start.
     pub retry_lateness: Histogram,
+    /// Events whose day the inbox has forgotten: they may have been handled, and are not run.
+    pub events_expired: Family<PartitionLabels, Counter>,
+    /// Records that were gone before the group had read them; above 0 while the partition waits for a person.
+    pub records_missed: Family<PartitionLabels, Gauge>,
     /// 1 while a partition is paused because its batch fails.
     pub partition_paused: Family<PartitionLabels, Gauge>,
     /// Events that the broker has acknowledged.
@@ -117,6 +121,8 @@ impl Default for Metrics {
             waiting: Family::default(),
             dead: Family::default(),
             retry_lateness: Histogram::new(buckets()),
+            events_expired: Family::default(),
+            records_missed: Family::default(),
             partition_paused: Family::default(),
             relay_sent: Family::default(),
             outbox_waiting: Gauge::default(),
@@ -146,6 +152,16 @@ impl Default for Metrics {
             "Time from a retry's due time to its start",
             Unit::Seconds,
             metrics.retry_lateness.clone(),
+        );
+        registry.register(
+            "events_expired",
+            "Events not run because the inbox has forgotten their day",
+            metrics.events_expired.clone(),
+        );
+        registry.register(
+            "records_missed",
+            "Records gone before the group had read them, while the partition is paused for it",
+            metrics.records_missed.clone(),
         );
         registry.register(
             "partition_paused",

@@ -1,4 +1,4 @@
-//! Kafka topics: one consumer for each consumer group, one worker for each of its partitions.
+//! Kafka topics: one consumer for each generation of each consumer group, one worker for each of its partitions.
 //!
 //! - `record`: a record, detached from librdkafka
 //! - `cloudevent`: record → CloudEvent, structured or binary
@@ -9,42 +9,43 @@
 //! - `runner`: what both share: running a handler, and writing a failure down
 //! - `gate`, `breaker`: waiting while the host's own parts, or a whole revision, fail
 //! - `care`: after a process ended in the middle of its work
+//! - `group`: the receive loop of a consumer, and its end
+//! - `assign`: the partitions that a consumer has, and rebalances
+//! - `places`: where a partition begins or goes on, and whether that place is still in the log
+//! - `generations`: which consumers run; when a building generation takes over
+//! - `upkeep`: the inbox's days
 //!
 //! Offsets are stored after the commit, so losing one costs reading twice, never an effect twice: the inbox row of each event is in the
 //! unit that handles it.
 
+mod assign;
 mod breaker;
 mod care;
 mod cloudevent;
 mod gate;
+mod generations;
+mod group;
+mod places;
 mod queue;
 mod record;
 mod retries;
 mod runner;
 mod solve;
+mod upkeep;
 mod worker;
 
 use crate::engine::{Engine, Registry};
-use crate::kafka::{KafkaContext, client_config};
 use crate::manifest::Start;
-use crate::store::{Consumer as Consuming, Inbox, Presence, Scope};
-use crate::telemetry::{Board, Metrics, lock};
-use queue::Queue;
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use crate::store::{Generation, InboxDays, Presence};
+use crate::telemetry::{Board, Metrics, PartitionLabels};
+use assign::GroupContext;
+use generations::Generations;
 use runner::Runner;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use worker::Worker;
-
-/// How far back the inbox keeps days ready, and how far ahead.
-const INBOX_DAYS: (i32, i32) = (9, 2);
+use upkeep::Upkeep;
 
 /// What the consumers need.
 #[derive(Debug, Clone)]
@@ -59,222 +60,89 @@ pub struct KafkaTrigger {
     pub board: Arc<Board>,
     /// Counts events.
     pub metrics: Arc<Metrics>,
+    /// Says which events are too old to be told from handled ones.
+    pub days: InboxDays,
 }
 
-/// A group and what it reads.
-#[derive(Debug, Clone)]
+/// A generation of a group, and what it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Group {
+    /// As the manifest names it.
     name: Arc<str>,
+    /// As the brokers know this generation.
+    id: Arc<str>,
     handler: Arc<str>,
     /// Topic → the event types that the handler wants (all, if none are named).
     topics: BTreeMap<String, Option<Vec<String>>>,
-    start: Start,
+    /// Topic → where the group begins in it.
+    starts: BTreeMap<String, Start>,
+}
+
+impl Group {
+    /// The same group as one of its generations.
+    fn generation(&self, generation: &Generation) -> Self {
+        Self { id: generation.group_id().into(), ..self.clone() }
+    }
 }
 
 impl KafkaTrigger {
-    /// Runs all consumer groups of the active handlers until `stop` turns true, and ends what is under way within `grace`.
-    pub async fn run(self, stop: watch::Receiver<bool>, grace: Duration) -> anyhow::Result<()> {
-        let groups = self.groups()?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(keep_inbox_ready(Inbox::new(self.engine.pool().clone()), stop.clone()));
-        let runner = Arc::new(Runner::new(self.clone()));
-        tokio::spawn(Presence::new(self.engine.pool().clone(), runner.journal.owner()).hold());
-        tasks.spawn(retries::run(runner.clone(), stop.clone(), grace));
-        for group in groups {
-            tasks.spawn(self.clone().consume(runner.clone(), group, stop.clone(), grace));
+    /// Runs all consumer groups of the active handlers until `stop` turns true. What is under way then ends within `grace` or is rolled back;
+    /// the offsets of all that is done are committed soon after.
+    pub async fn run(self, mut stop: watch::Receiver<bool>, grace: Duration) {
+        let upkeep = Upkeep::new(&self);
+        // An event of a day without a partition lies in the default one for good.
+        if upkeep.first(&mut stop).await {
+            let runner = Arc::new(Runner::new(self));
+            let pool = runner.trigger.engine.pool().clone();
+            tokio::spawn(Presence::new(pool, runner.journal.owner()).hold());
+            let upkeep = tokio::spawn(upkeep.run(stop.clone()));
+            let retries = tokio::spawn(retries::run(runner.clone(), stop.clone(), grace));
+            Generations::new(runner, grace).run(stop).await;
+            let _ = tokio::join!(upkeep, retries);
         }
-        while tasks.join_next().await.is_some() {}
-        Ok(())
     }
 
-    fn groups(&self) -> anyhow::Result<Vec<Group>> {
-        let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    /// The groups of the active handlers, as their first generation.
+    fn groups(&self) -> BTreeMap<Arc<str>, Group> {
+        let mut groups: BTreeMap<Arc<str>, Group> = BTreeMap::new();
         for handler in self.registry.handlers() {
             for topic in &handler.manifest.topics {
-                let group = groups.entry(topic.group.clone()).or_insert_with(|| Group {
-                    name: topic.group.as_str().into(),
+                let name: Arc<str> = topic.group.as_str().into();
+                let group = groups.entry(name.clone()).or_insert_with(|| Group {
+                    name: name.clone(),
+                    id: name,
                     handler: handler.name.clone(),
                     topics: BTreeMap::new(),
-                    start: topic.start,
+                    starts: BTreeMap::new(),
                 });
-                anyhow::ensure!(
-                    group.start == topic.start,
-                    "handler `{}`: the topics of group `{}` start differently; a group has one `start`",
-                    handler.name,
-                    topic.group
-                );
                 group.topics.insert(topic.name.clone(), topic.types.clone());
+                group.starts.insert(topic.name.clone(), topic.start);
             }
         }
-        Ok(groups.into_values().collect())
+        groups
     }
 
-    async fn consume(self, runner: Arc<Runner>, group: Group, mut stop: watch::Receiver<bool>, grace: Duration) {
-        let Some(scope) = self.scope(&group.name, &mut stop).await else {
+    /// Says that events of a batch were not run, since the inbox has forgotten their days.
+    fn report_expired(&self, labels: &PartitionLabels, count: u64) {
+        if count == 0 {
             return;
-        };
-        let partitions = Arc::new(Partitions::default());
-        let consumer = match self.subscribe(&group, &partitions) {
-            Ok(consumer) => Arc::new(consumer),
-            Err(error) => {
-                tracing::error!(group = &*group.name, %error, "the consumer cannot be made");
-                return;
-            }
-        };
-        let consuming = Consuming { scope, group: group.name.clone(), handler: group.handler.clone() };
-        let group = Arc::new(group);
-        let mut workers = JoinSet::new();
-        while !*stop.borrow() {
-            tokio::select! {
-                read = consumer.recv() => match read {
-                    Ok(message) => {
-                        let key = (message.topic().to_owned(), message.partition());
-                        let queue = partitions.queue(&key, || {
-                            let queue = Arc::new(Queue::new(consumer.clone(), key.0.clone(), key.1));
-                            let worker = Worker::new(runner.clone(), group.clone(), consuming.clone(), queue.clone());
-                            workers.spawn(worker.run());
-                            queue
-                        });
-                        queue.push(record::detach(&message));
-                    }
-                    Err(error) => self.read_failed(&group, &error, &mut stop).await,
-                },
-                Some(_) = workers.join_next() => {}
-                _ = stop.changed() => {}
-            }
         }
-        partitions.close_all();
-        let ended = tokio::time::timeout(grace, async { while workers.join_next().await.is_some() {} }).await;
-        if ended.is_err() {
-            tracing::warn!(group = &*group.name, "batches under way did not end in time; they are rolled back and run again");
-        }
-        // Blocking, and the offsets that are stored would be read again at worst.
-        let _ = tokio::task::spawn_blocking(move || consumer.commit_consumer_state(CommitMode::Sync)).await;
-    }
-
-    /// The group's scope in the inbox; waits for the database, `None` when stopped first.
-    async fn scope(&self, group: &str, stop: &mut watch::Receiver<bool>) -> Option<Scope> {
-        let inbox = Inbox::new(self.engine.pool().clone());
-        while !*stop.borrow() {
-            match inbox.scope(group).await {
-                Ok(scope) => return Some(scope),
-                Err(error) => {
-                    tracing::warn!(group, %error, "the consumer waits for the database");
-                    let _ = tokio::time::timeout(Duration::from_secs(1), stop.changed()).await;
-                }
-            }
-        }
-        None
-    }
-
-    fn subscribe(&self, group: &Group, partitions: &Arc<Partitions>) -> Result<StreamConsumer<GroupContext>, KafkaError> {
-        let mut config = client_config(&self.brokers);
-        config
-            .set("group.id", &*group.name)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("auto.offset.reset", if group.start == Start::Latest { "latest" } else { "earliest" })
-            .set("enable.auto.commit", "true")
-            .set("auto.commit.interval.ms", "1000")
-            .set("enable.auto.offset.store", "false")
-            .set("session.timeout.ms", "6000")
-            .set("heartbeat.interval.ms", "2000")
-            // What librdkafka reads ahead of us: bounded by bytes, whatever the record's size.
-            .set("queued.min.messages", "2000")
-            .set("queued.max.messages.kbytes", "8192")
-            .set("fetch.message.max.bytes", "2097152")
-            .set("fetch.wait.max.ms", "500");
-        let kafka = KafkaContext { name: "consumers", board: self.board.clone(), brokers: self.brokers.clone() };
-        let context = GroupContext { kafka, group: group.name.clone(), partitions: partitions.clone() };
-        let consumer: StreamConsumer<GroupContext> = config.create_with_context(context)?;
-        consumer.subscribe(&group.topics.keys().map(String::as_str).collect::<Vec<_>>())?;
-        Ok(consumer)
-    }
-
-    async fn read_failed(&self, group: &Group, error: &KafkaError, stop: &mut watch::Receiver<bool>) {
-        let group = &*group.name;
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                tracing::warn!(group, %error, "a topic does not exist yet; `tidemill topics apply` makes the topics of the manifests");
-            }
-            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {}
-            _ => tracing::warn!(group, %error, "reading failed; trying again"),
-        }
-        let _ = tokio::time::timeout(Duration::from_millis(500), stop.changed()).await;
-    }
-}
-
-/// Makes the inbox's partitions ahead of time.
-async fn keep_inbox_ready(inbox: Inbox, mut stop: watch::Receiver<bool>) {
-    while !*stop.borrow() {
-        let wait = match inbox.prepare(INBOX_DAYS.0, INBOX_DAYS.1).await {
-            Ok(()) => Duration::from_secs(3_600),
-            Err(error) => {
-                tracing::warn!(%error, "the inbox's days cannot be prepared; trying again");
-                Duration::from_secs(5)
-            }
-        };
-        let _ = tokio::time::timeout(wait, stop.changed()).await;
-    }
-}
-
-/// The partitions that this consumer has, with their queues.
-#[derive(Default)]
-struct Partitions {
-    queues: Mutex<HashMap<(String, i32), Arc<Queue>>>,
-}
-
-impl Partitions {
-    fn queue(&self, key: &(String, i32), make: impl FnOnce() -> Arc<Queue>) -> Arc<Queue> {
-        lock(&self.queues).entry(key.clone()).or_insert_with(make).clone()
-    }
-
-    fn close(&self, topic: &str, partition: i32) {
-        if let Some(queue) = lock(&self.queues).remove(&(topic.to_owned(), partition)) {
-            queue.close();
-        }
-    }
-
-    fn close_all(&self) {
-        lock(&self.queues).drain().for_each(|(_, queue)| queue.close());
-    }
-}
-
-struct GroupContext {
-    kafka: KafkaContext,
-    group: Arc<str>,
-    partitions: Arc<Partitions>,
-}
-
-impl ClientContext for GroupContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.kafka.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.kafka.error(error, reason);
-    }
-}
-
-impl ConsumerContext for GroupContext {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let list = |partitions: &rdkafka::TopicPartitionList| {
-            partitions.elements().iter().map(|e| format!("{}[{}]", e.topic(), e.partition())).collect::<Vec<_>>().join(" ")
-        };
-        match rebalance {
-            Rebalance::Assign(partitions) => {
-                // librdkafka keeps an application's pause over a revoke; what comes back begins unpaused.
-                let _ = consumer.resume(partitions);
-                self.kafka.board.clear("consumers");
-                tracing::info!(group = &*self.group, partitions = list(partitions), "partitions assigned");
-            }
-            Rebalance::Revoke(partitions) => {
-                tracing::info!(group = &*self.group, partitions = list(partitions), "partitions revoked");
-                for element in partitions.elements() {
-                    self.partitions.close(element.topic(), element.partition());
-                    self.kafka.board.resume(&self.group, element.topic(), element.partition());
-                }
-            }
-            Rebalance::Error(error) => tracing::warn!(group = &*self.group, %error, "a rebalance failed"),
-        }
+        let PartitionLabels { group, topic, partition } = labels;
+        let total = self.metrics.events_expired.get_or_create(labels).inc_by(count) + count;
+        tracing::error!(
+            group,
+            topic,
+            partition,
+            count,
+            "events are so old that the inbox has forgotten whether they were handled: not run"
+        );
+        self.board.note(
+            "expired",
+            format!(
+                "{total} events of {topic}[{partition}] were not run by group {group}, the last ones at {:.0}: their records are older than \
+                 the inbox reaches back, so nobody can tell whether they were handled before",
+                jiff::Timestamp::now()
+            ),
+        );
     }
 }

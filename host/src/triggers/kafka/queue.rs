@@ -30,6 +30,8 @@ struct State {
     bytes: usize,
     paused: bool,
     closed: bool,
+    /// Closed because the partition is another's now.
+    lost: bool,
 }
 
 impl Queue {
@@ -47,8 +49,14 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// The partition is another's now, or the host stops: nothing more is handed out.
+    /// The partition is another's now: nothing more is handed out, and no offset is stored.
     pub(super) fn close(&self) {
+        lock(&self.state).lost = true;
+        self.finish();
+    }
+
+    /// The host stops: nothing more is handed out, but what is under way may store its offset.
+    pub(super) fn finish(&self) {
         lock(&self.state).closed = true;
         self.arrived.notify_one();
     }
@@ -104,7 +112,7 @@ impl Queue {
 
     /// Notes that everything below `offset` is done. After a revoke the partition is another's: its offset is not ours to store.
     pub(super) fn store(&self, offset: i64) {
-        if self.is_closed() {
+        if lock(&self.state).lost {
             return;
         }
         let mut list = TopicPartitionList::new();

@@ -40,7 +40,7 @@ pub(super) struct Closed;
 
 impl Worker {
     pub(super) fn new(runner: Arc<Runner>, group: Arc<Group>, consumer: Consumer, queue: Arc<Queue>) -> Self {
-        let labels = PartitionLabels { group: group.name.to_string(), topic: queue.topic.clone(), partition: queue.partition };
+        let labels = PartitionLabels { group: group.id.to_string(), topic: queue.topic.clone(), partition: queue.partition };
         let place = Place { scope: consumer.scope, topic: queue.topic.clone(), partition: queue.partition };
         Self { runner, group, consumer, place, queue, labels, failures: 0, failing_since: String::new() }
     }
@@ -78,16 +78,20 @@ impl Worker {
         let Some(last) = records.last().map(|record| record.offset) else { return Ok(()) };
         let payload = self.runner.payload(&self.place.topic);
         let mut works = Vec::with_capacity(records.len());
-        let mut skipped = 0;
+        let (mut skipped, mut expired) = (0, 0);
         for record in records {
             let record = Arc::new(record);
             match Work::decode(record.clone(), payload) {
-                Ok(work) if self.wants(&work) => works.push(work),
+                Ok(work) if self.wants(&work) => match self.runner.trigger.days.expired(work.record.timestamp) {
+                    true => expired += 1,
+                    false => works.push(work),
+                },
                 Ok(_) => skipped += 1,
                 Err(reason) => self.no_event(record, reason).await?,
             }
         }
         self.runner.trigger.metrics.events_skipped.get_or_create(&self.labels).inc_by(skipped);
+        self.runner.trigger.report_expired(&self.labels, expired);
         let careful = care.share(&mut works);
         for work in careful {
             care.run(self, work).await?;

@@ -1,8 +1,9 @@
 //! What a test puts into topics and reads from them, with librdkafka.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
@@ -92,6 +93,45 @@ pub async fn produce(
     (delivery.partition, delivery.offset)
 }
 
+/// A record to append with others.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// Where to.
+    pub partition: i32,
+    /// Its key.
+    pub key: String,
+    /// Its value, a structured CloudEvent.
+    pub value: Vec<u8>,
+    /// Milliseconds since 1970; now, if none.
+    pub timestamp: Option<i64>,
+}
+
+impl New {
+    /// An event of the probe.
+    pub fn event(partition: i32, id: &str) -> Self {
+        Self { partition, key: "k".into(), value: event(id, "probe.ok", &json!({ "id": id })), timestamp: None }
+    }
+
+    /// The same with a timestamp.
+    pub fn at(self, timestamp: i64) -> Self {
+        Self { timestamp: Some(timestamp), ..self }
+    }
+}
+
+/// Appends records in their order, all through one producer.
+pub async fn produce_all(address: &str, topic: &str, records: &[New]) {
+    let producer: FutureProducer = config(address).set("linger.ms", "5").create().unwrap();
+    let headers = || OwnedHeaders::new().insert(Header { key: "content-type", value: Some("application/cloudevents+json") });
+    let sent = records.iter().map(|new| {
+        let mut record = FutureRecord::<str, [u8]>::to(topic).payload(&new.value).key(&new.key).headers(headers());
+        (record.partition, record.timestamp) = (Some(new.partition), new.timestamp);
+        producer.send_result(record).map_err(|(error, _)| error).unwrap()
+    });
+    for delivery in futures_util::future::join_all(sent.collect::<Vec<_>>()).await {
+        delivery.unwrap().map_err(|(error, _)| error).unwrap();
+    }
+}
+
 /// Every record of a topic, partition after partition; empty when there is no such topic.
 pub async fn all(address: &str, topic: &str) -> Vec<Record> {
     let config = config(address);
@@ -158,6 +198,57 @@ pub async fn create_topic(address: &str, topic: &str, partitions: i32) {
     let made =
         admin.create_topics(&[NewTopic::new(topic, partitions, TopicReplication::Fixed(1))], &AdminOptions::new()).await.unwrap();
     assert!(made.iter().all(Result::is_ok), "creating {topic}: {made:?}");
+}
+
+/// Deletes the records of a partition below an offset.
+pub async fn delete_before(address: &str, topic: &str, partition: i32, offset: i64) {
+    let admin: AdminClient<_> = config(address).create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+    let deleted = admin.delete_records(&offsets, &AdminOptions::new()).await.unwrap();
+    assert_eq!(deleted.elements()[0].offset(), Offset::Offset(offset));
+}
+
+/// Gives a topic more partitions.
+pub async fn grow_topic(address: &str, topic: &str, partitions: usize) {
+    let admin: AdminClient<_> = config(address).create().unwrap();
+    let grown = admin.create_partitions(&[NewPartitions::new(topic, partitions)], &AdminOptions::new()).await.unwrap();
+    assert!(grown.iter().all(Result::is_ok), "{grown:?}");
+}
+
+/// What a group has committed for a topic, by partition.
+pub async fn committed(address: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+    let mut config = config(address);
+    config.set("group.id", group).set("enable.auto.commit", "false");
+    let topic = topic.to_owned();
+    let asked = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in partitions(&consumer, &topic) {
+            list.add_partition(&topic, partition);
+        }
+        let list = consumer.committed_offsets(list, CALL).unwrap();
+        let numbers = list.elements().into_iter().filter_map(|one| Some((one.partition(), one.offset().to_raw()?)));
+        numbers.filter(|(_, offset)| *offset >= 0).collect()
+    });
+    asked.await.unwrap()
+}
+
+/// Commits an offset for a group without members.
+pub async fn commit(address: &str, group: &str, topic: &str, partition: i32, offset: i64) {
+    super::eventually("the group's offset can be committed", async || {
+        let mut config = config(address);
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        let topic = topic.to_owned();
+        let done = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create().unwrap();
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&topic, partition, Offset::Offset(offset)).unwrap();
+            consumer.commit(&list, CommitMode::Sync).ok()
+        });
+        done.await.unwrap()
+    })
+    .await;
 }
 
 /// Sets a group without members back to the beginning of a topic.

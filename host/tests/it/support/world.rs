@@ -99,6 +99,11 @@ impl World {
         Run { args, ..self.run.clone() }
     }
 
+    /// One of the program's commands that needs no handlers.
+    pub fn tool(&self, args: &[&str]) -> Run {
+        Run { args: args.iter().map(|&arg| arg.to_owned()).collect(), ..self.run.clone() }
+    }
+
     /// Migrates, creates the topics and starts the host.
     pub async fn started(mut self) -> Self {
         self.prepared().await;
@@ -239,6 +244,13 @@ impl World {
             paused.into_iter().find(|one| one["topic"] == self.topic("in") && one["partition"] == partition)
         })
         .await
+    }
+
+    /// The sum of a metric's values over all its labels; 0 when there are none.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").await.text;
+        let values = text.lines().filter_map(|line| line.strip_prefix(&format!("tidemill_{name}{{"))?.rsplit(' ').next());
+        values.map(|value| value.parse::<f64>().unwrap()).sum()
     }
 
     /// A page of the admin port.

@@ -1,0 +1,229 @@
+//! Which consumers run: one for each generation of each group that is current or building. Every process looks at the generations every
+//! two seconds; what is retired meanwhile ends after its batch.
+//!
+//! A building generation takes over when it has handled whatever the current one had handled a moment before. Whichever process sees it
+//! first makes the switch, in one transaction.
+
+use super::Group;
+use super::group::Reader;
+use super::runner::Runner;
+use crate::kafka::offsets::{Observer, Offsets, TopicPartition};
+use crate::store::{Generation, GenerationState, Order, Scope, Scopes, Unavailable};
+use rdkafka::error::KafkaResult;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// How often the generations are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The consumers of this process.
+pub(super) struct Generations {
+    runner: Arc<Runner>,
+    scopes: Scopes,
+    grace: Duration,
+    running: BTreeMap<i32, Running>,
+    ensured: bool,
+    away: bool,
+}
+
+/// The consumer of one generation.
+struct Running {
+    group: Group,
+    stop: watch::Sender<bool>,
+    orders: mpsc::Sender<Order>,
+    reader: JoinHandle<()>,
+    /// Waits until a building generation can take over.
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl Generations {
+    pub(super) fn new(runner: Arc<Runner>, grace: Duration) -> Self {
+        let scopes = Scopes::new(runner.trigger.engine.pool().clone());
+        Self { runner, scopes, grace, running: BTreeMap::new(), ensured: false, away: false }
+    }
+
+    /// Runs until told to stop, and until every consumer has ended.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            match self.look().await {
+                Ok(()) => self.away = false,
+                // Once: whoever needs the database says so, too.
+                Err(error) if !std::mem::replace(&mut self.away, true) => {
+                    tracing::warn!(%error, "the generations of the groups cannot be looked at; what runs goes on");
+                }
+                Err(_) => {}
+            }
+            let _ = tokio::time::timeout(LOOK, stop.changed()).await;
+        }
+        self.running.values().for_each(Running::end);
+        for (_, running) in std::mem::take(&mut self.running) {
+            let _ = running.reader.await;
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), Unavailable> {
+        let groups = self.runner.trigger.groups();
+        let names: Vec<&str> = groups.keys().map(|name| &**name).collect();
+        if !self.ensured {
+            let handlers: Vec<&str> = groups.values().map(|group| &*group.handler).collect();
+            self.scopes.ensure(&names, &handlers).await?;
+            self.ensured = true;
+        }
+        let (generations, orders) = self.scopes.live(&names).await?;
+        let wanted: BTreeMap<i32, (Group, &Generation)> = generations
+            .iter()
+            .filter_map(|generation| {
+                Some((generation.scope.0, (groups.get(&*generation.group)?.generation(generation), generation)))
+            })
+            .collect();
+        self.running.retain(|_, running| !running.reader.is_finished());
+        for (scope, running) in &self.running {
+            if wanted.get(scope).is_none_or(|(group, _)| *group != running.group) {
+                running.end();
+            }
+        }
+        for (scope, (group, generation)) in wanted {
+            if !self.running.contains_key(&scope) {
+                self.start(group, generation, &generations);
+            }
+        }
+        for order in orders {
+            if let Some(running) = self.running.get(&order.scope.0) {
+                // A full queue has it, or gets it with the next look.
+                let _ = running.orders.try_send(order);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, group: Group, generation: &Generation, all: &[Generation]) {
+        let (stop, stopped) = watch::channel(false);
+        let (orders, received) = mpsc::channel(100);
+        let reader = match Reader::new(self.runner.clone(), group.clone(), generation.scope, stopped) {
+            Ok(reader) => tokio::spawn(reader.run(received, self.grace)),
+            Err(error) => {
+                tracing::error!(group = &*group.id, %error, "the consumer cannot be made");
+                return;
+            }
+        };
+        let current = all.iter().find(|other| other.group == generation.group && other.state == GenerationState::Current);
+        let watcher = current.filter(|_| generation.state == GenerationState::Building).map(|current| {
+            tracing::info!(group = &*group.id, from = generation.begins_at, "a new generation reads anew beside the current one");
+            let (brokers, topics) = (self.runner.trigger.brokers.clone(), group.topics.keys().cloned().collect());
+            let race = Race { brokers, topics, current: current.group_id(), building: generation.group_id() };
+            tokio::spawn(watch(race, self.scopes.clone(), generation.scope))
+        });
+        self.running.insert(generation.scope.0, Running { group, stop, orders, reader, watcher });
+    }
+}
+
+impl Running {
+    fn end(&self) {
+        let _ = self.stop.send(true);
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
+    }
+}
+
+/// Two generations of a group, as the brokers know them.
+#[derive(Clone)]
+struct Race {
+    brokers: Arc<str>,
+    topics: Vec<String>,
+    current: String,
+    building: String,
+}
+
+/// What both have committed.
+struct Standing {
+    partitions: Vec<TopicPartition>,
+    current: Offsets,
+    building: Offsets,
+}
+
+/// Makes the switch once the building generation has caught up.
+async fn watch(race: Race, scopes: Scopes, building: Scope) {
+    let mut observers = None;
+    let mut before: Option<Offsets> = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let asked = race.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let pair = match observers {
+                Some(pair) => pair,
+                None => (Observer::new(&asked.brokers, &asked.current)?, Observer::new(&asked.brokers, &asked.building)?),
+            };
+            let standing = asked.look(&pair);
+            standing.map(|standing| (pair, standing))
+        });
+        let standing = match looked.await {
+            Ok(Ok((pair, standing))) => {
+                observers = Some(pair);
+                standing
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(group = race.building, %error, "the brokers do not say how far the generations are");
+                observers = None;
+                continue;
+            }
+            Err(_) => return,
+        };
+        if before.is_some_and(|before| caught_up(&standing.partitions, &before, &standing.building)) {
+            match scopes.switch(building).await {
+                Ok(true) => tracing::info!(
+                    group = race.building,
+                    instead_of = race.current,
+                    "the new generation has caught up and takes over"
+                ),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(group = race.building, %error, "the generation has caught up, but the switch is not made yet");
+                    before = Some(standing.current);
+                    continue;
+                }
+            }
+            return;
+        }
+        before = Some(standing.current);
+    }
+}
+
+impl Race {
+    fn look(&self, (current, building): &(Observer, Observer)) -> KafkaResult<Standing> {
+        let mut partitions = Vec::new();
+        for topic in &self.topics {
+            partitions.extend(current.partitions(topic)?);
+        }
+        Ok(Standing { current: current.committed(&partitions)?, building: building.committed(&partitions)?, partitions })
+    }
+}
+
+/// Whether one generation has handled what the other had handled at the last look. At one and the same moment neither of two readers under
+/// load would ever have all that the other has.
+fn caught_up(partitions: &[TopicPartition], before: &Offsets, building: &Offsets) -> bool {
+    let passed =
+        |partition| matches!((before.get(partition), building.get(partition)), (Some(before), Some(now)) if now >= before);
+    !partitions.is_empty() && partitions.iter().all(passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_partition_must_have_been_passed() {
+        let at = |offsets: &[i64]| -> Offsets {
+            (0..).zip(offsets).map(|(partition, offset)| (("t".to_owned(), partition), *offset)).collect()
+        };
+        let both: Vec<TopicPartition> = vec![("t".into(), 0), ("t".into(), 1)];
+        assert!(caught_up(&both, &at(&[3, 4]), &at(&[3, 9])));
+        assert!(!caught_up(&both, &at(&[3, 4]), &at(&[3, 3])));
+        assert!(!caught_up(&both, &at(&[3]), &at(&[3, 3])), "what nobody has begun is not caught up with");
+        assert!(!caught_up(&both, &at(&[3, 3]), &at(&[3])));
+        assert!(!caught_up(&[], &at(&[]), &at(&[])), "no topic yet");
+    }
+}

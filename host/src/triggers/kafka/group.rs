@@ -1,0 +1,304 @@
+//! The receive loop of one consumer, and its end.
+
+use super::assign::{GroupContext, Held, Lane, Turn, assigned};
+use super::places::{Gone, Place, Places, positions};
+use super::queue::Queue;
+use super::runner::Runner;
+use super::worker::Worker;
+use super::{Group, KafkaTrigger, record};
+use crate::kafka::offsets::{TopicPartition, list};
+use crate::kafka::{KafkaContext, client_config};
+use crate::store::{Consumer as Consuming, Order, Scope, Scopes};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::Offset;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// How long the last offsets may take to be committed, and the group to be left.
+const PARTING: Duration = Duration::from_secs(4);
+/// Between two tries to ask a broker or a database that is away.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How often paused partitions are put onto the board again.
+const SHOW: Duration = Duration::from_secs(2);
+
+/// A consumer: one generation of a group in this process.
+pub(super) struct Reader {
+    runner: Arc<Runner>,
+    group: Arc<Group>,
+    scope: Scope,
+    client: Arc<StreamConsumer<GroupContext>>,
+    held: Arc<Held>,
+    places: Places,
+    stop: watch::Receiver<bool>,
+    workers: JoinSet<()>,
+    errands: JoinSet<Errand>,
+    looking: bool,
+}
+
+/// What was asked beside the loop, and is put into effect in it.
+enum Errand {
+    /// Partitions may begin, or not.
+    Placed(Vec<(Turn, Place)>),
+    /// Partitions turned out to be read at a place that is gone.
+    Looked(Vec<(Turn, Gone)>),
+    /// It came to nothing.
+    Nothing,
+}
+
+impl Reader {
+    /// Makes the consumer; it connects by itself, whenever there is a broker.
+    pub(super) fn new(runner: Arc<Runner>, group: Group, scope: Scope, stop: watch::Receiver<bool>) -> Result<Self, KafkaError> {
+        let group = Arc::new(group);
+        let trigger = &runner.trigger;
+        let held = Arc::new(Held::new(group.id.clone(), trigger.board.clone(), trigger.metrics.clone()));
+        let client = Arc::new(subscribe(trigger, &group, &held)?);
+        let scopes = Scopes::new(trigger.engine.pool().clone());
+        let places = Places { client: client.clone(), scopes, scope, group: group.clone(), held: held.clone() };
+        let (workers, errands) = (JoinSet::new(), JoinSet::new());
+        Ok(Self { runner, group, scope, client, held, places, stop, workers, errands, looking: false })
+    }
+
+    /// Reads until told to stop; what is under way then ends within `grace` or is rolled back.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, grace: Duration) {
+        let (client, held, mut stop) = (self.client.clone(), self.held.clone(), self.stop.clone());
+        let mut show = tokio::time::interval(SHOW);
+        while !*stop.borrow() {
+            tokio::select! {
+                read = client.recv() => match read {
+                    Ok(message) => self.received(&message),
+                    Err(error) => self.failed(&error).await,
+                },
+                () = held.assigned.notified() => self.begin(),
+                Some(done) = self.errands.join_next() => self.settle(done.unwrap_or(Errand::Nothing)),
+                Some(_) = self.workers.join_next() => {}
+                Some(order) = orders.recv() => self.obey(order),
+                _ = show.tick() => held.show_gone(),
+                _ = stop.changed() => {}
+            }
+        }
+        drop((client, held));
+        self.end(grace).await;
+    }
+
+    fn received(&mut self, message: &BorrowedMessage<'_>) {
+        let of: TopicPartition = (message.topic().to_owned(), message.partition());
+        let held = self.held.clone();
+        if let Some(queue) = held.queue(&of, || self.open(&of)) {
+            queue.push(record::detach(message));
+        }
+    }
+
+    fn open(&mut self, of: &TopicPartition) -> Lane {
+        let queue = Arc::new(Queue::new(self.client.clone(), of.0.clone(), of.1));
+        let Group { name, handler, .. } = &*self.group;
+        let consuming = Consuming { scope: self.scope, group: name.clone(), handler: handler.clone() };
+        let worker = Worker::new(self.runner.clone(), self.group.clone(), consuming, queue.clone());
+        let (end, ended) = oneshot::channel();
+        self.workers.spawn(async move {
+            worker.run().await;
+            drop(end);
+        });
+        Lane { queue, ended }
+    }
+
+    /// Asks where new partitions begin, for as long as they are ours.
+    fn begin(&mut self) {
+        self.errands.spawn(begin(self.places.clone(), self.stop.clone(), self.held.take_new()));
+    }
+
+    /// Takes a partition away from its worker and lets it go on where an operator says.
+    fn obey(&mut self, order: Order) {
+        let of: TopicPartition = (order.topic.clone(), order.partition);
+        let Some((turn, lane)) = self.held.turn(&of) else { return };
+        if let Err(error) = assigned(&*self.client, &[of]).and_then(|list| self.client.incremental_unassign(&list)) {
+            tracing::warn!(group = &*self.group.id, %error, "a partition cannot be taken back");
+        }
+        let (places, stop) = (self.places.clone(), self.stop.clone());
+        self.errands.spawn(async move {
+            if let Some(lane) = lane {
+                // Its batch under way ends before the partition goes on.
+                let _ = lane.ended.await;
+            }
+            while places.held.is(&turn) && !*stop.borrow() {
+                match places.obey(&turn, &order).await {
+                    Ok(Some(place)) => {
+                        let (topic, partition, to, by) = (&order.topic, order.partition, order.target, &order.by);
+                        tracing::info!(group = &*places.group.id, topic, partition, %to, by, "told where to go on");
+                        return Errand::Placed(vec![(turn, place)]);
+                    }
+                    // Another word has come meanwhile: as if it were assigned anew, until that is heard.
+                    Ok(None) => return begin(places, stop, vec![turn]).await,
+                    Err(error) => wait(&places.group, &error).await,
+                }
+            }
+            Errand::Nothing
+        });
+    }
+
+    fn settle(&mut self, errand: Errand) {
+        match errand {
+            Errand::Placed(placed) => {
+                placed.into_iter().filter(|(turn, _)| self.held.is(turn)).for_each(|(turn, place)| match place {
+                    Place::There(offset) => self.read(&turn, offset),
+                    Place::Gone(gone) => self.held.gone(&turn, &gone),
+                })
+            }
+            Errand::Looked(gone) => {
+                self.looking = false;
+                if gone.is_empty() {
+                    self.restart();
+                }
+                // librdkafka has stopped reading them; they stay assigned, so that what is in their queues can store its offsets.
+                gone.iter().filter(|(turn, _)| self.held.is(turn)).for_each(|(turn, gone)| self.held.gone(turn, gone));
+            }
+            Errand::Nothing => {}
+        }
+    }
+
+    /// Gives a partition to librdkafka.
+    fn read(&self, turn: &Turn, offset: i64) {
+        let begun = list(std::slice::from_ref(&turn.partition), |_| Offset::Offset(offset)).and_then(|list| {
+            // librdkafka keeps an application's pause over a revoke; what comes back begins unpaused.
+            let _ = self.client.resume(&list);
+            self.client.incremental_assign(&list)
+        });
+        let (topic, partition) = &turn.partition;
+        match begun {
+            Ok(()) => {
+                self.held.read(turn, offset);
+                tracing::debug!(group = &*self.group.id, topic, partition, offset, "reading");
+            }
+            Err(error) => tracing::error!(group = &*self.group.id, topic, partition, %error, "the partition cannot be read"),
+        }
+    }
+
+    async fn failed(&mut self, error: &KafkaError) {
+        let group = &*self.group.id;
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset) => return self.look(),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                tracing::warn!(group, %error, "a topic does not exist yet; `tidemill topics apply` makes the topics of the manifests");
+            }
+            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {}
+            _ => tracing::warn!(group, %error, "reading failed; trying again"),
+        }
+        let _ = tokio::time::timeout(AGAIN, self.stop.changed()).await;
+    }
+
+    /// librdkafka has stopped reading a partition whose place is gone, and does not say which.
+    fn look(&mut self) {
+        if std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let (places, stop) = (self.places.clone(), self.stop.clone());
+        self.errands.spawn(async move {
+            while !*stop.borrow() {
+                match places.look().await {
+                    Ok(gone) => return Errand::Looked(gone),
+                    Err(error) => wait(&places.group, &error).await,
+                }
+            }
+            Errand::Nothing
+        });
+    }
+
+    /// Every partition is at a place within its log, and one of them is not read any more: the log was cut off and written anew behind the
+    /// reader, or the broker has changed its mind; or it is one that is known to be gone. All go on where they are.
+    fn restart(&self) {
+        if !self.held.any_gone() {
+            tracing::error!(
+                group = &*self.group.id,
+                "a broker refused an offset that is in its log: a log may have been cut off and written anew behind the group; it reads on"
+            );
+        }
+        let restarted = positions(&self.client, &self.held).and_then(|all| {
+            let names: Vec<TopicPartition> = all.iter().map(|(turn, _)| turn.partition.clone()).collect();
+            self.client.incremental_unassign(&list(&names, |_| Offset::Invalid)?)?;
+            let mut again = TopicPartitionList::new();
+            for (turn, offset) in &all {
+                again.add_partition_offset(&turn.partition.0, turn.partition.1, Offset::Offset(*offset))?;
+            }
+            self.client.incremental_assign(&again)
+        });
+        if let Err(error) = restarted {
+            tracing::error!(group = &*self.group.id, %error, "the partitions cannot be read again");
+        }
+    }
+
+    /// No more work; what is under way ends, its offsets are committed, and the group is left.
+    async fn end(self, grace: Duration) {
+        let Self { group, client, held, places, mut workers, mut errands, .. } = self;
+        held.finish();
+        drop(places);
+        let ended = tokio::time::timeout(grace, async { while workers.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            tracing::warn!(group = &*group.id, "batches under way did not end in time; they are rolled back and run again");
+        }
+        drop(workers);
+        let parting = async {
+            while errands.join_next().await.is_some() {}
+            // Dropping the last one leaves the group, which blocks like the commit.
+            tokio::task::spawn_blocking(move || commit_and_leave(client)).await
+        };
+        match tokio::time::timeout(PARTING, parting).await {
+            Ok(Ok(Ok(()))) => tracing::debug!(group = &*group.id, "the offsets are committed"),
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(group = &*group.id, %error, "the last offsets are not committed; some events are read again")
+            }
+            _ => tracing::warn!(group = &*group.id, "the last offsets may not be committed; some events may be read again"),
+        }
+    }
+}
+
+fn commit_and_leave(client: Arc<StreamConsumer<GroupContext>>) -> KafkaResult<()> {
+    match client.commit_consumer_state(CommitMode::Sync) {
+        // All of them are.
+        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NoOffset) => Ok(()),
+        done => done,
+    }
+}
+
+async fn begin(places: Places, stop: watch::Receiver<bool>, mut turns: Vec<Turn>) -> Errand {
+    while !turns.is_empty() && !*stop.borrow() {
+        match places.begin(&turns).await {
+            Ok(placed) => return Errand::Placed(placed),
+            Err(error) => wait(&places.group, &error).await,
+        }
+        turns.retain(|turn| places.held.is(turn));
+    }
+    Errand::Nothing
+}
+
+async fn wait(group: &Group, error: &str) {
+    tracing::warn!(group = &*group.id, error, "the consumer cannot ask where to read; trying again");
+    tokio::time::sleep(AGAIN).await;
+}
+
+fn subscribe(trigger: &KafkaTrigger, group: &Group, held: &Arc<Held>) -> Result<StreamConsumer<GroupContext>, KafkaError> {
+    let mut config = client_config(&trigger.brokers);
+    config
+        .set("group.id", &*group.id)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        // Nothing is skipped silently: partitions begin at an explicit offset, and one that is gone is an error.
+        .set("auto.offset.reset", "error")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .set("enable.auto.offset.store", "false")
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "2000")
+        // What librdkafka reads ahead of us: bounded by bytes, whatever the record's size.
+        .set("queued.min.messages", "2000")
+        .set("queued.max.messages.kbytes", "8192")
+        .set("fetch.message.max.bytes", "2097152")
+        .set("fetch.wait.max.ms", "500");
+    let kafka = KafkaContext { name: "consumers", board: trigger.board.clone(), brokers: trigger.brokers.clone() };
+    let context = GroupContext { kafka, group: group.id.clone(), held: held.clone() };
+    let consumer: StreamConsumer<GroupContext> = config.create_with_context(context)?;
+    consumer.subscribe(&group.topics.keys().map(String::as_str).collect::<Vec<_>>())?;
+    Ok(consumer)
+}

@@ -1,0 +1,107 @@
+//! The inbox's days: what is forgotten, and that an event is one whatever its record's timestamp.
+
+use crate::support::records::{self, New};
+use crate::support::{Kind, World, eventually};
+
+const DAY: i64 = 86_400_000;
+
+fn today() -> i64 {
+    jiff::Timestamp::now().as_millisecond() / DAY
+}
+
+impl World {
+    async fn send_at(&self, partition: i32, id: &str, timestamp: i64) {
+        let event = New::event(partition, id).at(timestamp);
+        records::produce_all(&self.broker.address(), &self.topic("in"), &[event]).await;
+    }
+}
+
+#[tokio::test]
+async fn c04_days_are_forgotten_by_dropping_their_partitions_and_their_records_are_reported_expired() {
+    let mut world = World::probe(Kind::Embedded).await;
+    world.prepared().await;
+    let sql = world.sql().await;
+    // The probe's topics keep a day, so the inbox reaches back three; these days come from a longer past.
+    let day = i32::try_from(today()).unwrap();
+    sql.execute("SELECT tidemill.inbox_prepare($1, $2)", &[&(day - 40), &(day - 38)]).await.unwrap();
+    sql.execute(
+        "INSERT INTO tidemill.inbox SELECT 1, d, 'test', 'handled' FROM generate_series($1::int4, $2) d",
+        &[&(day - 40), &(day + 0)],
+    )
+    .await
+    .unwrap();
+    world.start().await;
+    let left = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                WHERE i.inhparent = 'tidemill.inbox'::regclass AND c.relname ~ '^inbox_[0-9]+$'
+                  AND substring(c.relname FROM 7)::int < (extract(epoch FROM now()) / 86400)::int - 4";
+    eventually("the old days are dropped", async || (world.count(left).await == 0).then_some(())).await;
+    let below: i32 = sql.query_one("SELECT forgotten_below FROM tidemill.inbox_span", &[]).await.unwrap().get(0);
+    assert_eq!(below, day - 37);
+
+    world.send_at(0, "handled", (today() - 39) * DAY).await;
+    world.send_at(0, "never-handled", (today() - 38) * DAY + 1).await;
+    world.send_at(0, "fresh", today() * DAY).await;
+    world.until_seen("fresh").await;
+    assert_eq!((world.seen("handled").await, world.seen("never-handled").await), (0, 0), "nobody can tell, so neither is run");
+    assert_eq!(world.metric("events_expired_total").await, 2.0);
+    assert_eq!(world.metric("events_duplicate_total").await, 0.0);
+    assert!(world.readyz().await.body["notes"]["expired"].as_str().unwrap().contains(&world.group()));
+    world.until_logged("forgotten whether they were handled").await;
+
+    // A process that has not heard of the forgetting cannot note such an event either.
+    let note = "INSERT INTO tidemill.inbox VALUES (1, $1, 'test', 'late')";
+    let refused = sql.execute(note, &[&(day - 39)]).await.unwrap_err();
+    assert_eq!(refused.as_db_error().unwrap().constraint(), Some("inbox_forgotten"));
+
+    // Before the first day that the inbox ever had: never forgotten, handled once.
+    for _ in 0..2 {
+        world.send_at(1, "ancient", (today() - 60) * DAY).await;
+    }
+    world.send_at(1, "behind", today() * DAY).await;
+    world.until_seen("behind").await;
+    assert_eq!(world.seen("ancient").await, 1);
+}
+
+#[tokio::test]
+async fn c04_copies_on_both_sides_of_midnight_have_one_effect() {
+    let world = World::with_probe().await;
+    let midnight = today() * DAY;
+    // In batches of their own, either way round.
+    for (id, timestamps) in [("forth", [midnight - 1, midnight]), ("back", [midnight, midnight - 1])] {
+        for timestamp in timestamps {
+            world.send_at(0, id, timestamp).await;
+            world.until_seen(id).await;
+        }
+    }
+    // In one batch, and in two partitions at once.
+    let copies = [(1, midnight - 1), (1, midnight), (2, midnight), (2, midnight - 1)];
+    let copies: Vec<New> = copies.into_iter().map(|(partition, at)| New::event(partition, "both").at(at)).collect();
+    records::produce_all(&world.broker.address(), &world.topic("in"), &copies).await;
+    for partition in 0..3 {
+        let id = format!("end-{partition}");
+        world.send_event(partition, "k", &id, "probe.ok").await;
+        world.until_seen(&id).await;
+    }
+    for id in ["forth", "back", "both"] {
+        assert_eq!(world.seen(id).await, 1, "{id}");
+    }
+    let days = "SELECT count(DISTINCT tableoid) FROM tidemill.inbox WHERE id IN ('forth', 'back')";
+    assert_eq!(world.count(days).await, 2, "the two lie in partitions of their own");
+}
+
+#[tokio::test]
+async fn c04_events_of_absurd_times_are_handled_once() {
+    let world = World::with_probe().await;
+    // The first day of all (0 itself means `now` to the client), the year 9999, and a copy of each at a sane time.
+    for (id, timestamp) in [("first-day", 1), ("year-9999", 253_402_300_799_000)] {
+        for timestamp in [timestamp, timestamp, today() * DAY] {
+            world.send_at(0, id, timestamp).await;
+        }
+        world.until_seen(id).await;
+    }
+    world.send_event(0, "k", "end", "probe.ok").await;
+    world.until_seen("end").await;
+    assert_eq!((world.seen("first-day").await, world.seen("year-9999").await), (1, 1));
+    assert_eq!(world.count("SELECT count(*) FROM tidemill.inbox_other").await, 2);
+    assert_eq!(world.metric("events_duplicate_total").await, 4.0);
+}

@@ -1,0 +1,124 @@
+//! Reading anew: a new generation of a group beside the current one, until it takes over.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::support::host::{fails_naming, succeeded};
+use crate::support::records::{self, New};
+use crate::support::{Kind, World, eventually, on_both_brokers};
+
+on_both_brokers!(reprocess_rebuilds_an_emptied_projection_while_live_events_go_on);
+
+const BUILDING: &str = "SELECT count(*) FROM tidemill.scopes WHERE state = 'building'";
+
+impl World {
+    async fn reprocess(&self, args: &[&str]) -> String {
+        let args = [&["reprocess", "probe"], args].concat();
+        succeeded(self.tool(&args).finish().await).stdout
+    }
+
+    async fn until_switched(&self) {
+        let switched = "SELECT count(*) FROM tidemill.scopes WHERE generation = 2 AND state = 'current'";
+        eventually("the new generation takes over", async || (self.count(switched).await == 1).then_some(())).await;
+        assert_eq!(self.count("SELECT count(*) FROM tidemill.scopes WHERE state = 'retired' AND ended_at IS NOT NULL").await, 1);
+    }
+}
+
+async fn reprocess_rebuilds_an_emptied_projection_while_live_events_go_on(kind: Kind) {
+    let mut world = World::probe(kind).await.started().await;
+    let second = world.command(&["serve"]).env("TIDEMILL_HTTP_ADDR", "127.0.0.1:0").env("TIDEMILL_ADMIN_ADDR", "127.0.0.1:0");
+    let mut second = second.serve().await;
+    let (address, topic) = (world.broker.address(), world.topic("in"));
+    let old: Vec<New> = (0..300).map(|n| New::event(n % 3, &format!("old-{n}"))).collect();
+    records::produce_all(&address, &topic, &old).await;
+    let seen = "SELECT count(*) FROM probe.seen";
+    eventually("the old events are handled", async || (world.count(seen).await == 300).then_some(())).await;
+    world.sql().await.batch_execute("TRUNCATE probe.seen").await.unwrap();
+    assert!(world.reprocess(&["--earliest"]).await.contains("--yes"));
+    assert_eq!(world.count(BUILDING).await, 0, "without --yes nothing happens");
+
+    let (over, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    let live = async {
+        while !over.load(Ordering::Relaxed) {
+            let n = sent.fetch_add(3, Ordering::Relaxed);
+            let events: Vec<New> = (0..3).map(|p| New::event(p, &format!("live-{}", n + p as u32))).collect();
+            records::produce_all(&address, &topic, &events).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let rebuild = async {
+        world.reprocess(&["--earliest", "--yes", "--as", "tester"]).await;
+        world.until_switched().await;
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(live, rebuild);
+    let total = 300 + i64::from(sent.load(Ordering::Relaxed));
+    let rebuilt = "SELECT count(*) FROM tidemill.inbox WHERE scope = (SELECT scope FROM tidemill.scopes WHERE generation = 2)";
+    eventually("the new generation has handled every event once", async || (world.count(rebuilt).await == total).then_some(()))
+        .await;
+    for partition in 0..3 {
+        let id = format!("end-{partition}");
+        world.send_event(partition, "k", &id, "probe.ok").await;
+        world.until_seen(&id).await;
+    }
+    // One effect for each generation that has handled the event, and of the old events those of the first are emptied.
+    let wrong = "SELECT count(*) FROM (SELECT event_id, count(*) AS effects FROM probe.seen GROUP BY event_id) s
+                 WHERE effects <> (SELECT count(*) FROM tidemill.inbox WHERE id = event_id) - (event_id LIKE 'old-%')::int";
+    eventually("each event has one effect a generation", async || (world.count(wrong).await == 0).then_some(())).await;
+    assert_eq!(world.count("SELECT count(*) FROM probe.seen WHERE event_id LIKE 'old-%'").await, 300);
+    assert_eq!(world.count("SELECT count(DISTINCT event_id) FROM probe.seen").await, total + 3);
+    let committed = records::committed(&address, &format!("{}.g2", world.group()), &topic).await;
+    assert_eq!(committed.len(), 3, "the new generation is a group of its own at the brokers");
+    eventually("the retired generation is left", async || {
+        second.log().contains("partitions revoked").then_some(()).filter(|()| world.log().contains("partitions revoked"))
+    })
+    .await;
+    // Handled by the new one alone.
+    assert_eq!(world.count("SELECT count(*) FROM probe.seen WHERE event_id LIKE 'end-%'").await, 3);
+    let recorded = "SELECT count(*) FROM tidemill.actions WHERE actor = 'tester' AND action = 'reprocess.start'";
+    assert_eq!(world.count(recorded).await, 1);
+    assert!(second.sigterm().await.success() && world.host().sigterm().await.success());
+}
+
+#[tokio::test]
+async fn reprocess_from_a_time_begins_there() {
+    let world = World::with_probe().await;
+    let (address, topic) = (world.broker.address(), world.topic("in"));
+    let now = jiff::Timestamp::now();
+    let before = now.as_millisecond() - 2 * 3_600_000;
+    let events = |name: &str, at: i64| (0..6).map(|n| New::event(n % 2, &format!("{name}-{n}")).at(at)).collect::<Vec<_>>();
+    records::produce_all(&address, &topic, &events("early", before)).await;
+    records::produce_all(&address, &topic, &events("late", now.as_millisecond())).await;
+    eventually("all is handled", async || (world.count("SELECT count(*) FROM probe.seen").await == 12).then_some(())).await;
+    world.sql().await.batch_execute("TRUNCATE probe.seen").await.unwrap();
+    let from = (now - jiff::SignedDuration::from_hours(1)).to_string();
+    world.reprocess(&["--from", &from, "--yes"]).await;
+    world.until_switched().await;
+    assert_eq!(world.count("SELECT count(*) FROM probe.seen WHERE event_id LIKE 'late-%'").await, 6);
+    assert_eq!(world.count("SELECT count(*) FROM probe.seen").await, 6);
+}
+
+#[tokio::test]
+async fn one_generation_builds_at_a_time_and_can_be_cancelled() {
+    let mut world = World::probe(Kind::Embedded).await.started().await;
+    world.send_event(0, "k", "first", "probe.ok").await;
+    world.until_seen("first").await;
+    // Without a replica it cannot catch up.
+    assert!(world.host().sigterm().await.success());
+    world.reprocess(&["--earliest", "--yes"]).await;
+    let again = world.tool(&["reprocess", "probe", "--earliest", "--yes"]).finish().await;
+    fails_naming(&again, &["generation 2", &world.group(), "--cancel"]);
+    let list = world.reprocess(&["--list"]).await;
+    assert!(list.contains("building") && list.contains(&format!("{}.g2", world.group())), "{list}");
+    assert!(world.reprocess(&["--cancel"]).await.contains("--yes"));
+    assert_eq!(world.count(BUILDING).await, 1);
+    world.reprocess(&["--cancel", "--yes"]).await;
+    assert_eq!(world.count(BUILDING).await, 0);
+    fails_naming(&world.tool(&["reprocess", "probe", "--cancel", "--yes"]).finish().await, &["no generation"]);
+    fails_naming(&world.tool(&["reprocess", "nobody", "--earliest"]).finish().await, &["`nobody`", "`probe`"]);
+    fails_naming(&world.tool(&["reprocess", "probe", "--from", "2999-01-01T00:00:00Z"]).finish().await, &["future"]);
+    world.start().await;
+    world.send_event(0, "k", "second", "probe.ok").await;
+    world.until_seen("second").await;
+    assert_eq!((world.seen("first").await, world.seen("second").await), (1, 1));
+}
