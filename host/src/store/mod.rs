@@ -5,6 +5,7 @@
 mod error;
 mod inbox;
 mod migrate;
+pub mod operate;
 mod outbox;
 mod outcome;
 mod pool;
