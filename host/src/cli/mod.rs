@@ -3,6 +3,7 @@
 mod dev;
 mod host;
 mod migrate;
+mod operate;
 mod plan;
 mod serve;
 pub mod token;
@@ -63,6 +64,7 @@ pub fn command() -> Command {
             )),
         )
         .subcommand(token::command())
+        .subcommands(operate::commands())
 }
 
 fn run(matches: &ArgMatches) -> anyhow::Result<()> {
@@ -75,6 +77,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             Some(("apply", matches)) => with_runtime(Name::Topics, matches, topics::run),
             _ => anyhow::bail!("`tidemill topics` needs a command: apply"),
         },
+        Some((name, matches)) if operate::NAMES.contains(&name) => operate::run(name, matches),
         _ => anyhow::bail!("no command given; see `tidemill --help`"),
     }
 }

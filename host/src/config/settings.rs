@@ -15,6 +15,8 @@ pub enum Command {
     Topics,
     /// `tidemill token`
     Token,
+    /// What operators do: `tidemill waiting`, `dlq`, `outbox`, `actions`
+    Operate,
 }
 
 impl Command {
@@ -26,11 +28,12 @@ impl Command {
             Command::Migrate => "migrate",
             Command::Topics => "topics apply",
             Command::Token => "token",
+            Command::Operate => "waiting/dlq/outbox/actions",
         }
     }
 }
 
-use Command::{Dev, Migrate, Serve, Token, Topics};
+use Command::{Dev, Migrate, Operate, Serve, Token, Topics};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
@@ -101,8 +104,8 @@ pub const SETTINGS: &[Setting] = &[
         value: "URL",
         help: "PostgreSQL of the running host: a login that is no superuser, not through a transaction-mode pooler",
         secret: true,
-        commands: &[Serve, Migrate],
-        required: &[Serve, Migrate],
+        commands: &[Serve, Migrate, Operate],
+        required: &[Serve, Migrate, Operate],
         ..PLAIN
     },
     Setting {
@@ -151,7 +154,7 @@ pub const SETTINGS: &[Setting] = &[
         env: "TIDEMILL_ADMIN_ADDR",
         value: "IP:PORT",
         default: Some("127.0.0.1:9090"),
-        help: "Where health and metrics are served",
+        help: "Where health, metrics and the admin API are served",
         ..PLAIN
     },
     Setting {
@@ -160,7 +163,7 @@ pub const SETTINGS: &[Setting] = &[
         env: "TIDEMILL_DATA_DIR",
         value: "DIR",
         default: Some(".tidemill"),
-        help: "Compiled components and, in development, the private PostgreSQL, the broker's log and the token key",
+        help: "Compiled components and, in development, the private PostgreSQL, the broker's log, the token key and the admin token",
         commands: &[Dev, Serve, Token],
         ..PLAIN
     },
@@ -173,6 +176,15 @@ pub const SETTINGS: &[Setting] = &[
         file: Some(FileForm { key: "jwt_hs256_key_file", flag: "jwt-hs256-key-file", env: "TIDEMILL_JWT_HS256_KEY_FILE" }),
         commands: &[Dev, Serve, Token],
         required: &[Serve],
+        ..PLAIN
+    },
+    Setting {
+        key: "admin_token",
+        env: "TIDEMILL_ADMIN_TOKEN",
+        value: "TOKEN",
+        help: "Token of the admin API (at least 32 characters); without it the API answers nobody; in development made under the data folder",
+        secret: true,
+        file: Some(FileForm { key: "admin_token_file", flag: "admin-token-file", env: "TIDEMILL_ADMIN_TOKEN_FILE" }),
         ..PLAIN
     },
     Setting {
@@ -237,7 +249,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "FILTER",
         default: Some("info"),
         help: "What is logged, such as `info` or `info,tidemill=debug`",
-        commands: &[Dev, Serve, Migrate, Topics],
+        commands: &[Dev, Serve, Migrate, Topics, Operate],
         ..PLAIN
     },
     Setting {
@@ -247,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "text|json",
         default: Some("text"),
         help: "How log lines are written: `text` or `json`",
-        commands: &[Dev, Serve, Migrate, Topics],
+        commands: &[Dev, Serve, Migrate, Topics, Operate],
         ..PLAIN
     },
 ];

@@ -22,6 +22,7 @@ mod http_edge;
 mod isolation;
 mod kill;
 mod manifests;
+mod operate;
 mod partitions;
 mod recurrence;
 mod structure;
