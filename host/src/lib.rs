@@ -6,13 +6,13 @@
 //! Imports go down only:
 //!
 //! ```text
-//! cli → {triggers, relay, admin, embedded} → engine → capabilities → {bindings, store} → {config, manifest, telemetry, kafka}
+//! cli → {triggers, relay, admin, embedded} → engine → capabilities → {bindings, store} → {config, manifest, telemetry, kafka, problem}
 //! ```
 //!
 //! - [`cli`]: one file per command
 //! - [`triggers`]: what starts an invocation: HTTP requests, Kafka topics
 //! - [`relay`]: outbox → Kafka
-//! - [`admin`]: health and metrics
+//! - [`admin`]: health, metrics and the API of operators
 //! - [`embedded`]: development only: a private PostgreSQL, a broker in the process
 //! - [`engine`]: running guests; [`engine::Engine::invoke`] is the only way
 //! - [`capabilities`]: what guests can import, one WIT interface each
@@ -20,6 +20,7 @@
 //! - [`store`]: all SQL of the host: unit of work, outbox, inbox, migrations
 //! - [`config`], [`manifest`], [`telemetry`]: settings; `handler.toml`; metrics and the board of what waits
 //! - [`kafka`]: settings that all Kafka clients share, and topics
+//! - [`problem`]: problem details (RFC 9457), the form of errors over HTTP
 
 pub mod admin;
 pub mod bindings;
@@ -30,6 +31,7 @@ pub mod embedded;
 pub mod engine;
 pub mod kafka;
 pub mod manifest;
+pub mod problem;
 pub mod relay;
 pub mod store;
 pub mod telemetry;

@@ -1,8 +1,12 @@
-//! The admin port: health and metrics, open to whoever reaches it; it never shares the public port.
+//! The admin port: health and metrics, open to whoever reaches it, and the API of operators, which wants its token. It never shares the
+//! public port.
 //!
 //! `/readyz` says whether this replica should get requests, and beside that, whatever waits for a person. A paused partition or a stuck row
 //! is no reason to take a replica out of service, so the status stays 200 with them.
 
+mod api;
+
+use crate::config::Secret;
 use crate::store::Pool;
 use crate::telemetry::{Board, Metrics};
 use axum::Json;
@@ -26,16 +30,20 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Set when the host stops: readiness fails before anything else does.
     pub stopping: Arc<AtomicBool>,
+    /// The token of the API; without one it answers nobody.
+    pub token: Option<Secret>,
 }
 
 impl Admin {
     /// The axum router of the admin port.
     pub fn router(self) -> Router {
+        let api = api::router(&self.pool, self.token.as_ref());
         Router::new()
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(self)
+            .nest("/v1", api)
     }
 }
 

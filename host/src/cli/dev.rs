@@ -52,7 +52,11 @@ async fn with_parts(
         Some(key) => key.clone(),
         None => token::development_key(config.data_dir())?,
     };
-    let setup = Setup { database_url, brokers: broker.addr.to_string(), key, plan };
+    let admin_token = match config.admin_token() {
+        Some(token) => token.clone(),
+        None => token::development_admin_token(config.data_dir())?,
+    };
+    let setup = Setup { database_url, brokers: broker.addr.to_string(), key, admin_token: Some(admin_token), plan };
     let host = Host::start(config, setup).await?;
     println!("{}", screen(config, &host, broker.addr, postgres, &names, &tries));
     println!("ready http=http://{} admin=http://{} kafka={} after {:.1?}", host.http, host.admin, broker.addr, started.elapsed());
@@ -92,6 +96,15 @@ fn screen(config: &Config, host: &Host, kafka: SocketAddr, postgres: &Postgres, 
         format!("  postgres    {}", postgres.psql_command()),
         format!("  data        {}", config.data_dir().display()),
         format!("  handlers    {}", names.join(", ")),
+        format!("  operate     export TIDEMILL_DATABASE_URL='{}'; {program} dlq list", postgres.runtime_url(LOGIN)),
+        match config.admin_token() {
+            None => format!(
+                "  admin API   curl -H \"authorization: Bearer $(cat {})\" http://{}/v1/dead-letters",
+                config.data_dir().join(token::ADMIN_TOKEN_FILE).display(),
+                host.admin
+            ),
+            Some(_) => format!("  admin API   http://{}/v1/dead-letters, with the token of TIDEMILL_ADMIN_TOKEN", host.admin),
+        },
         String::new(),
         "Try, in another terminal:".to_owned(),
         String::new(),

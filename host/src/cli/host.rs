@@ -24,6 +24,8 @@ pub(super) struct Setup {
     pub(super) database_url: String,
     pub(super) brokers: String,
     pub(super) key: Secret,
+    /// Without one, the admin API answers nobody.
+    pub(super) admin_token: Option<Secret>,
     pub(super) plan: Plan,
 }
 
@@ -57,7 +59,13 @@ impl Host {
         let options = PoolOptions { connections: config.db_connections(), ..PoolOptions::default() };
         let pool = Pool::new(&setup.database_url, options)?;
 
-        let admin_page = Admin { pool: pool.clone(), board: board.clone(), metrics: metrics.clone(), stopping: stopping.clone() };
+        let admin_page = Admin {
+            pool: pool.clone(),
+            board: board.clone(),
+            metrics: metrics.clone(),
+            stopping: stopping.clone(),
+            token: setup.admin_token,
+        };
         // Ends with the process: it must say "stopping" for as long as the host stops.
         tokio::spawn(axum::serve(admin, admin_page.router()).into_future());
 

@@ -5,6 +5,7 @@ mod dev;
 mod host;
 mod migrate;
 mod offsets;
+mod operate;
 mod plan;
 mod reprocess;
 mod serve;
@@ -67,6 +68,7 @@ pub fn command() -> Command {
         .subcommand(offsets::command())
         .subcommand(reprocess::command())
         .subcommand(token::command())
+        .subcommands(operate::commands())
 }
 
 fn run(matches: &ArgMatches) -> anyhow::Result<()> {
@@ -81,6 +83,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             _ => anyhow::bail!("`tidemill offsets` needs a command: show, reset"),
         },
         Some(("reprocess", matches)) => with_runtime(Name::Reprocess, matches, |config| reprocess::run(config, matches.clone())),
+        Some((name, matches)) if operate::NAMES.contains(&name) => operate::run(name, matches),
         _ => anyhow::bail!("no command given; see `tidemill --help`"),
     }
 }

@@ -10,6 +10,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         database_url: config.database_url()?.expose().to_owned(),
         brokers: config.kafka_brokers()?.to_owned(),
         key: config.jwt_hs256_key()?.clone(),
+        admin_token: config.admin_token().cloned(),
         plan: Plan::load(config.handlers()?, config.installation())?,
     };
     let host = Host::start(&config, setup).await?;

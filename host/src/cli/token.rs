@@ -17,6 +17,9 @@ use crate::config::{self, Command, Config, JWT_KEY_BYTES, Secret, units::parse_d
 /// The key's file in the data folder.
 pub const KEY_FILE: &str = "jwt.key";
 
+/// The file of the admin API's token in the data folder.
+pub const ADMIN_TOKEN_FILE: &str = "admin.token";
+
 /// The arguments.
 pub fn command() -> clap::Command {
     let clap = clap::Command::new("token")
@@ -49,22 +52,32 @@ pub fn token(key: &Secret, user: &str, ttl: Duration) -> anyhow::Result<String> 
     Ok(encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(key.expose().as_bytes()))?)
 }
 
-/// The development key of a data folder, made at the first call: 32 random bytes as hex, in a file that only its owner reads.
+/// The development key of a data folder, made at the first call.
 pub fn development_key(data_dir: &Path) -> anyhow::Result<Secret> {
-    let path = data_dir.join(KEY_FILE);
+    development_secret(data_dir, KEY_FILE, "token key")
+}
+
+/// The development token of the admin API, made at the first call.
+pub fn development_admin_token(data_dir: &Path) -> anyhow::Result<Secret> {
+    development_secret(data_dir, ADMIN_TOKEN_FILE, "admin token")
+}
+
+/// A secret of a data folder: 32 random bytes as hex, in a file that only its owner reads.
+fn development_secret(data_dir: &Path, name: &str, what: &str) -> anyhow::Result<Secret> {
+    let path = data_dir.join(name);
     let read = || fs::read_to_string(&path);
     let text = match read() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            make_key(data_dir, &path).with_context(|| format!("can't make the token key {}", path.display()))?;
+            make_key(data_dir, &path).with_context(|| format!("can't make the {what} {}", path.display()))?;
             read()
         }
         found => found,
     };
-    let text = text.with_context(|| format!("can't read the token key {}", path.display()))?;
+    let text = text.with_context(|| format!("can't read the {what} {}", path.display()))?;
     let key = text.trim_end();
     if key.len() < JWT_KEY_BYTES {
         let file = path.display();
-        bail!("the token key {file} has less than {JWT_KEY_BYTES} bytes: remove it, and the next start makes a new one");
+        bail!("the {what} {file} has less than {JWT_KEY_BYTES} bytes: remove it, and the next start makes a new one");
     }
     Ok(Secret::new(key))
 }
@@ -75,7 +88,7 @@ fn make_key(data_dir: &Path, path: &Path) -> anyhow::Result<()> {
     let mut bytes = [0; JWT_KEY_BYTES];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let key: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let aside = data_dir.join(format!("{KEY_FILE}.{}", uuid::Uuid::now_v7()));
+    let aside = data_dir.join(format!("secret.{}", uuid::Uuid::now_v7()));
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     let linked = file.write_all(key.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&aside, path));
     fs::remove_file(&aside)?;

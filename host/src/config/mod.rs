@@ -26,6 +26,9 @@ pub use sources::{Lookup, Sources};
 /// HS256 needs a key as long as its hash (RFC 7518, 3.2).
 pub const JWT_KEY_BYTES: usize = 32;
 
+/// Characters of the admin token at least.
+pub const ADMIN_TOKEN_CHARS: usize = 32;
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -48,6 +51,7 @@ pub struct Config {
     admin_addr: SocketAddr,
     data_dir: PathBuf,
     jwt_hs256_key: Option<Secret>,
+    admin_token: Option<Secret>,
     installation: String,
     db_connections: usize,
     concurrency: usize,
@@ -97,6 +101,7 @@ impl Config {
             admin_addr: typed(&values, "admin_addr", p, address),
             data_dir: typed(&values, "data_dir", p, path),
             jwt_hs256_key: values.parse("jwt_hs256_key", p, jwt_key),
+            admin_token: values.parse("admin_token", p, admin_token),
             installation: typed(&values, "installation", p, installation),
             db_connections: typed(&values, "db_connections", p, |text| count(text, 1_000)),
             concurrency: typed(&values, "concurrency", p, |text| count(text, 900)),
@@ -164,6 +169,11 @@ impl Config {
     /// The same without an error, where development makes its own key.
     pub fn jwt_hs256_key_if_given(&self) -> Option<&Secret> {
         self.jwt_hs256_key.as_ref()
+    }
+
+    /// The token of the admin API, if given.
+    pub fn admin_token(&self) -> Option<&Secret> {
+        self.admin_token.as_ref()
     }
 
     /// Prefix of the database roles.
@@ -242,6 +252,22 @@ fn jwt_key(text: &str) -> Result<Secret, String> {
             Err(format!("the key has {length} bytes, HS256 needs at least {JWT_KEY_BYTES} (`openssl rand -hex 32` makes one)"))
         }
         _ => Ok(Secret::new(text)),
+    }
+}
+
+/// What a header can carry: printable ASCII.
+fn admin_token(text: &str) -> Result<Secret, String> {
+    let length = text.chars().count();
+    if length < ADMIN_TOKEN_CHARS {
+        return Err(format!(
+            "the token has {length} characters, it needs at least {ADMIN_TOKEN_CHARS} (`openssl rand -hex 32` makes one)"
+        ));
+    }
+    match text.chars().all(|c| c.is_ascii_graphic()) {
+        true => Ok(Secret::new(text)),
+        false => {
+            Err("the token has characters that no header can carry: use letters and digits (`openssl rand -hex 32`)".to_owned())
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Command {
     Offsets,
     /// `tidemill reprocess`
     Reprocess,
+    /// What operators do: `tidemill waiting`, `dlq`, `outbox`, `actions`
+    Operate,
 }
 
 impl Command {
@@ -32,11 +34,12 @@ impl Command {
             Command::Token => "token",
             Command::Offsets => "offsets",
             Command::Reprocess => "reprocess",
+            Command::Operate => "waiting/dlq/outbox/actions",
         }
     }
 }
 
-use Command::{Dev, Migrate, Offsets, Reprocess, Serve, Token, Topics};
+use Command::{Dev, Migrate, Offsets, Operate, Reprocess, Serve, Token, Topics};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
@@ -107,8 +110,8 @@ pub const SETTINGS: &[Setting] = &[
         value: "URL",
         help: "PostgreSQL of the running host: a login that is no superuser, not through a transaction-mode pooler",
         secret: true,
-        commands: &[Serve, Migrate, Offsets, Reprocess],
-        required: &[Serve, Migrate, Offsets, Reprocess],
+        commands: &[Serve, Migrate, Offsets, Reprocess, Operate],
+        required: &[Serve, Migrate, Offsets, Reprocess, Operate],
         ..PLAIN
     },
     Setting {
@@ -157,7 +160,7 @@ pub const SETTINGS: &[Setting] = &[
         env: "TIDEMILL_ADMIN_ADDR",
         value: "IP:PORT",
         default: Some("127.0.0.1:9090"),
-        help: "Where health and metrics are served",
+        help: "Where health, metrics and the admin API are served",
         ..PLAIN
     },
     Setting {
@@ -166,7 +169,7 @@ pub const SETTINGS: &[Setting] = &[
         env: "TIDEMILL_DATA_DIR",
         value: "DIR",
         default: Some(".tidemill"),
-        help: "Compiled components and, in development, the private PostgreSQL, the broker's log and the token key",
+        help: "Compiled components and, in development, the private PostgreSQL, the broker's log, the token key and the admin token",
         commands: &[Dev, Serve, Token],
         ..PLAIN
     },
@@ -179,6 +182,15 @@ pub const SETTINGS: &[Setting] = &[
         file: Some(FileForm { key: "jwt_hs256_key_file", flag: "jwt-hs256-key-file", env: "TIDEMILL_JWT_HS256_KEY_FILE" }),
         commands: &[Dev, Serve, Token],
         required: &[Serve],
+        ..PLAIN
+    },
+    Setting {
+        key: "admin_token",
+        env: "TIDEMILL_ADMIN_TOKEN",
+        value: "TOKEN",
+        help: "Token of the admin API (at least 32 characters); without it the API answers nobody; in development made under the data folder",
+        secret: true,
+        file: Some(FileForm { key: "admin_token_file", flag: "admin-token-file", env: "TIDEMILL_ADMIN_TOKEN_FILE" }),
         ..PLAIN
     },
     Setting {
@@ -243,7 +255,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "FILTER",
         default: Some("info"),
         help: "What is logged, such as `info` or `info,tidemill=debug`",
-        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess],
+        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess, Operate],
         ..PLAIN
     },
     Setting {
@@ -253,7 +265,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "text|json",
         default: Some("text"),
         help: "How log lines are written: `text` or `json`",
-        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess],
+        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess, Operate],
         ..PLAIN
     },
 ];

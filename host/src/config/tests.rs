@@ -64,6 +64,7 @@ fn every_setting_of_the_table_reaches_the_configuration() {
         ("admin_addr", "0.0.0.0:3"),
         ("data_dir", "d"),
         ("jwt_hs256_key", KEY),
+        ("admin_token", KEY),
         ("installation", "blue_2"),
         ("db_connections", "7"),
         ("concurrency", "8"),
@@ -184,16 +185,20 @@ fn a_key_is_read_from_the_named_file_and_trimmed_at_its_end() {
 
 #[test]
 fn secrets_are_in_no_output() {
-    let env =
-        [("TIDEMILL_JWT_HS256_KEY", "hush-hush-hush-hush-hush-hush-hush"), ("TIDEMILL_DATABASE_URL", "postgres://a:hush@b/c")];
+    let env = [
+        ("TIDEMILL_JWT_HS256_KEY", "hush-hush-hush-hush-hush-hush-hush"),
+        ("TIDEMILL_DATABASE_URL", "postgres://a:hush@b/c"),
+        ("TIDEMILL_ADMIN_TOKEN", "hush-hush-hush-hush-hush-hush-hush"),
+    ];
     let config = resolve(Command::Serve, &[("handlers", "h"), ("kafka_brokers", "a:1")], &env, None).unwrap();
     assert!(!format!("{config:?} {config:#?}").contains("hush"), "{config:?}");
-    let env = [("TIDEMILL_JWT_HS256_KEY", "hush"), ("TIDEMILL_DATABASE_URL", "hush")];
+    let env = [("TIDEMILL_JWT_HS256_KEY", "hush"), ("TIDEMILL_DATABASE_URL", "hush"), ("TIDEMILL_ADMIN_TOKEN", "hush")];
     assert_eq!(
         resolve(Command::Serve, &[("handlers", "h"), ("kafka_brokers", "a:1")], &env, None).unwrap_err(),
         "TIDEMILL_DATABASE_URL: it is no URL of the form postgres://user:password@host:5432/database (special characters in the \
          password are percent-encoded)\n\
-         TIDEMILL_JWT_HS256_KEY: the key has 4 bytes, HS256 needs at least 32 (`openssl rand -hex 32` makes one)"
+         TIDEMILL_JWT_HS256_KEY: the key has 4 bytes, HS256 needs at least 32 (`openssl rand -hex 32` makes one)\n\
+         TIDEMILL_ADMIN_TOKEN: the token has 4 characters, it needs at least 32 (`openssl rand -hex 32` makes one)"
     );
 }
 

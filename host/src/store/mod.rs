@@ -7,6 +7,7 @@ mod error;
 mod inbox;
 mod inbox_days;
 mod migrate;
+pub mod operate;
 mod outbox;
 mod outcome;
 mod pool;

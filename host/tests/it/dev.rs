@@ -88,6 +88,17 @@ async fn dev_shows_where_things_are_and_what_to_try() {
         assert!(shown.contains(word), "`{word}` is missing in: {shown}");
     }
     assert!(!shown.contains("{{"), "a placeholder was left: {shown}");
+
+    // What it shows to operators works, and the admin token is named, never printed.
+    let folder = std::path::Path::new(&run.env["TIDEMILL_DATA_DIR"]);
+    let token = std::fs::read_to_string(folder.join("admin.token")).unwrap();
+    assert!(shown.contains("admin.token") && !host.shown().contains(&token), "{shown}");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let letters = client.get(format!("{}/v1/dead-letters", host.admin)).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(Answer::read(letters).await.body, json!({ "rows": [], "next": null }));
+    let url = shown.split("TIDEMILL_DATABASE_URL='").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+    let listed = Run::new(&["dlq", "list"]).env("TIDEMILL_DATABASE_URL", url).finish().await;
+    assert!(listed.status.success() && listed.stdout == "no dead letters\n", "{}{}", listed.stdout, listed.stderr);
 }
 
 #[tokio::test]

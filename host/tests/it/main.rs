@@ -28,6 +28,7 @@ mod isolation;
 mod kill;
 mod ledger;
 mod manifests;
+mod operate;
 mod partitions;
 mod recurrence;
 mod replicas;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, u32)] = &[
     ("config", 0),
     ("telemetry", 0),
+    ("problem", 0),
     ("manifest", 1),
     ("kafka", 1),
     ("bindings", 2),

@@ -4,10 +4,9 @@
 
 pub mod auth;
 mod ids;
-mod problem;
 
+pub use crate::problem::Problem;
 pub use auth::Verifier;
-pub use problem::Problem;
 
 use crate::bindings::http::Request as GuestRequest;
 use crate::engine::{Answer, Call, Engine, Failure, Match, Origin, Registry, RouteError};

@@ -1,4 +1,4 @@
-//! Problem details (RFC 9457): the one form of every error of the public port.
+//! Problem details (RFC 9457): the one form of every error of the public port and of the admin API.
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -58,7 +58,7 @@ impl Problem {
     }
 
     /// The request that it happened to.
-    pub(super) fn with_instance(mut self, request_id: &str) -> Self {
+    pub fn with_instance(mut self, request_id: &str) -> Self {
         self.instance = Some(format!("urn:request:{request_id}"));
         self
     }
