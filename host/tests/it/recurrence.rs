@@ -127,7 +127,7 @@ async fn redelivery_replay_and_a_second_completion_make_no_second_next_task(kind
         world.start().await;
         caught_up(&world, "alice").await;
     }
-    assert_eq!(followers(&world, &task).await, [next.clone()]);
+    assert_eq!(followers(&world, &task).await, std::slice::from_ref(&next));
     assert_eq!(events_of(&world, &next, 1).await.len(), 1, "its task.created is in the topic once");
     let twice = "SELECT count(*) FROM (SELECT previous_task_id FROM todo.tasks GROUP BY 1 HAVING count(*) > 1) AS twice \
         WHERE previous_task_id IS NOT NULL";
