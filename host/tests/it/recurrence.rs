@@ -127,7 +127,7 @@ async fn redelivery_replay_and_a_second_completion_make_no_second_next_task(kind
         world.start().await;
         caught_up(&world, "alice").await;
     }
-    assert_eq!(followers(&world, &task).await, [next.clone()]);
+    assert_eq!(followers(&world, &task).await, std::slice::from_ref(&next));
     assert_eq!(events_of(&world, &next, 1).await.len(), 1, "its task.created is in the topic once");
     let twice = "SELECT count(*) FROM (SELECT previous_task_id FROM todo.tasks GROUP BY 1 HAVING count(*) > 1) AS twice \
         WHERE previous_task_id IS NOT NULL";
@@ -181,6 +181,24 @@ async fn a_task_that_does_not_recur_has_no_next_task() {
     complete(&world, "alice", &task).await;
     caught_up(&world, "alice").await;
     assert_eq!(followers(&world, &task).await, Vec::<Json>::new());
+}
+
+#[tokio::test]
+async fn c05_an_event_that_can_have_no_next_task_is_a_dead_letter_and_holds_up_no_other() {
+    let world = World::with_todo(Kind::Embedded).await;
+    // More than one in a batch, if they arrive together; whether or not they do, the outcome is the same.
+    let tasks: Vec<Json> = (0..30).map(|_| json!({ "id": Uuid::new_v4() })).collect();
+    for (number, task) in tasks.iter().enumerate() {
+        let completed_at = if number % 10 == 5 { "yesterday" } else { "2030-02-10T09:30:00Z" };
+        send_completion(&world, Some(1), &format!("e{number}"), task["id"].as_str().unwrap(), completed_at).await;
+    }
+    for (number, task) in tasks.iter().enumerate().filter(|(number, _)| number % 10 != 5) {
+        assert_eq!(next_of(&world, task).await["due_date"], json!("2030-02-11"), "{number}");
+    }
+    let query = "SELECT string_agg(event_id || ' ' || attempts, ', ' ORDER BY event_id) FROM tidemill.dead_letters \
+        WHERE consumer_group = 'recurrence-consumer' AND error_class = 'rejected' AND error LIKE '%data of task.completed%yesterday%'";
+    let letters: Option<String> = world.sql().await.query_one(query, &[]).await.unwrap().get(0);
+    assert_eq!(letters.as_deref(), Some("e15 1, e25 1, e5 1"), "rejected at once, by name");
 }
 
 #[tokio::test]

@@ -123,3 +123,20 @@ fn each_room_keeps_to_its_trade() {
     }
     assert!(wrong.is_empty(), "a room does another's work:\n{}", wrong.join("\n"));
 }
+
+#[test]
+fn the_readme_shows_the_consumer_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let readme = read("README.md");
+    let (_, section) = readme.split_once("\n## Write a consumer\n").expect("the section");
+    let section = section.split("\n## ").next().unwrap();
+    let code = ["handler.toml", "src/lib.rs", "src/entry.rs"].map(|file| read(&format!("handlers/audit/{file}"))).concat();
+    let blocks: Vec<&str> =
+        section.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n')).map(|(_, code)| code).collect();
+    let shown: Vec<&&str> = blocks.iter().filter(|block| !block.starts_with("[retry]")).collect();
+    assert_eq!(shown.len(), 3, "the manifest, the function, the reading");
+    for block in shown {
+        assert!(code.contains(*block), "not what handlers/audit has:\n{block}");
+    }
+}
