@@ -21,6 +21,14 @@ def step(text):
     print("step:", text, flush=True)
 
 
+async def eventually(condition):
+    """Brokers answer a change before all of them have heard of it."""
+    deadline = time.monotonic() + 30
+    while not await condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
 async def produce(codec, count):
     global sent
     kind = None if codec == "none" else codec
@@ -100,11 +108,14 @@ async def topics(admin):
     await admin.create_topics([NewTopic(TOPIC, 3, 1, topic_configs={"retention.ms": "3600000"})])
     await admin.create_partitions({TOPIC: NewPartitions(4)})
     await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, TOPIC, configs={"segment.bytes": "2097152"})])
-    [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, TOPIC)])
-    found = {config[0]: config[1] for config in answer.resources[0][4]}
-    assert (found["segment.bytes"], found["retention.ms"]) == ("2097152", "604800000"), found
-    [described] = await admin.describe_topics([TOPIC])
-    assert len(described["partitions"]) == 4, described
+
+    async def settled():
+        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, TOPIC)])
+        found = {config[0]: config[1] for config in answer.resources[0][4]}
+        [described] = await admin.describe_topics([TOPIC])
+        return (found["segment.bytes"], found["retention.ms"]) == ("2097152", "604800000") and len(described["partitions"]) == 4
+
+    await eventually(settled)
 
 
 async def records(admin):
@@ -142,7 +153,11 @@ async def main():
     await records(admin)
     step("delete the topic")
     await admin.delete_topics([TOPIC])
-    assert TOPIC not in await admin.list_topics()
+
+    async def gone():
+        return TOPIC not in await admin.list_topics()
+
+    await eventually(gone)
     await admin.close()
 
 

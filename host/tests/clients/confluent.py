@@ -22,6 +22,14 @@ def step(text):
     print("step:", text, flush=True)
 
 
+def eventually(condition):
+    """Brokers answer a change before all of them have heard of it."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def done(futures):
     return {key: future.result(30) for key, future in futures.items()}
 
@@ -110,11 +118,15 @@ def topics():
     resource = ConfigResource(ResourceType.TOPIC, TOPIC)
     change = ConfigEntry("segment.bytes", "2097152", incremental_operation=AlterConfigOpType.SET)
     done(admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, TOPIC, incremental_configs=[change])]))
-    found = done(admin.describe_configs([resource]))[resource]
-    assert (found["retention.ms"].value, found["segment.bytes"].value) == ("3600000", "2097152")
+
+    def settings(retention, segment):
+        found = done(admin.describe_configs([resource]))[resource]
+        return (found["retention.ms"].value, found["segment.bytes"].value) == (retention, segment)
+
+    eventually(lambda: settings("3600000", "2097152"))
     done(admin.alter_configs([ConfigResource(ResourceType.TOPIC, TOPIC, set_config={"retention.bytes": "-1"})]))
-    assert done(admin.describe_configs([resource]))[resource]["retention.ms"].value == "604800000"
-    assert len(admin.list_topics(TOPIC).topics[TOPIC].partitions) == 4
+    eventually(lambda: settings("604800000", "1073741824"))
+    eventually(lambda: len(admin.list_topics(TOPIC).topics[TOPIC].partitions) == 4)
 
 
 def groups(group):
@@ -160,4 +172,4 @@ except KafkaException as refused:
     assert refused.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, refused
 step("delete the topic")
 done(admin.delete_topics([TOPIC]))
-assert TOPIC not in admin.list_topics(timeout=30).topics
+eventually(lambda: TOPIC not in admin.list_topics(timeout=30).topics)

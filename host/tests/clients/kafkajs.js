@@ -102,11 +102,14 @@ async function topics() {
   const type = ConfigResourceTypes.TOPIC;
   const configEntries = [{ name: 'segment.bytes', value: '2097152' }];
   await admin.alterConfigs({ validateOnly: false, resources: [{ type, name: topic, configEntries }] });
-  const { resources } = await admin.describeConfigs({ includeSynonyms: false, resources: [{ type, name: topic }] });
-  const found = Object.fromEntries(resources[0].configEntries.map((e) => [e.configName, e.configValue]));
-  assert.deepEqual([found['segment.bytes'], found['retention.ms']], ['2097152', '604800000']);
-  const described = await admin.fetchTopicMetadata({ topics: [topic] });
-  assert.equal(described.topics[0].partitions.length, 4);
+  // Brokers answer a change before all of them have heard of it.
+  await eventually('the changes are seen', async () => {
+    const { resources } = await admin.describeConfigs({ includeSynonyms: false, resources: [{ type, name: topic }] });
+    const found = Object.fromEntries(resources[0].configEntries.map((e) => [e.configName, e.configValue]));
+    const described = await admin.fetchTopicMetadata({ topics: [topic] });
+    const partitions = described.topics[0].partitions.length;
+    return found['segment.bytes'] === '2097152' && found['retention.ms'] === '604800000' && partitions === 4;
+  });
 }
 
 async function groups(groupId) {
@@ -147,7 +150,7 @@ async function main() {
   await records();
   step('delete the topic');
   await admin.deleteTopics({ topics: [topic] });
-  assert(!(await admin.listTopics()).includes(topic));
+  await eventually('the topic is gone', async () => !(await admin.listTopics()).includes(topic));
   await admin.disconnect();
 }
 
