@@ -15,7 +15,6 @@ mod c04_identity;
 mod c07_offsets;
 mod c08_retries;
 mod c11_relay;
-mod c11_relay;
 mod c22_shutdown;
 mod clients;
 mod dev;
