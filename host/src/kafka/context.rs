@@ -1,7 +1,7 @@
 //! What librdkafka says, for the log and the board.
 
 use super::client_config;
-use super::refusal::{Refusal, refusal};
+use super::refusal::{Ear, Refusal};
 use crate::config::KafkaAccess;
 use crate::telemetry::{Board, lock};
 use rdkafka::client::ClientContext;
@@ -18,6 +18,7 @@ pub struct KafkaContext {
     /// The board that says so when brokers cannot be used.
     pub board: Arc<Board>,
     access: Arc<KafkaAccess>,
+    ear: Arc<Ear>,
     trouble: Arc<Mutex<Option<Trouble>>>,
 }
 
@@ -32,7 +33,7 @@ struct Trouble {
 impl KafkaContext {
     /// The context of a client. `name` says who it is, such as `relay`, and is the name of its sentence on the board.
     pub fn new(name: &'static str, board: Arc<Board>, access: Arc<KafkaAccess>) -> Self {
-        Self { name, board, access, trouble: Arc::default() }
+        Self { name, board, access, ear: Arc::default(), trouble: Arc::default() }
     }
 
     /// Settings of a client with this context.
@@ -104,9 +105,9 @@ impl ClientContext for KafkaContext {
             // A broker that is away is said once by `error` below, not with every attempt to reach it.
             _ => tracing::debug!(client, facility, "librdkafka warns: {message}"),
         }
-        // A connection that the broker ends for its security is only logged.
+        // A connection that the broker ends is only logged; a certificate comes as an error as well.
         if facility == "FAIL"
-            && let Some(refusal) = refusal(&self.access, None, message)
+            && let Some(refusal @ Refusal::Known(_)) = self.ear.hear(&self.access, None, message)
         {
             self.refused(refusal);
         }
@@ -114,7 +115,7 @@ impl ClientContext for KafkaContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
-        if let Some(refusal) = refusal(&self.access, code, reason) {
+        if let Some(refusal) = self.ear.hear(&self.access, code, reason) {
             self.refused(refusal);
         } else if code == Some(RDKafkaErrorCode::AllBrokersDown) {
             let brokers = &self.access.brokers;

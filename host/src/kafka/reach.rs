@@ -1,7 +1,7 @@
 //! Whether brokers can be reached and let this process in, for commands that say so instead of waiting.
 
 use super::client_config;
-use super::refusal::{Refusal, refusal};
+use super::refusal::{Ear, Refusal};
 use crate::config::KafkaAccess;
 use crate::telemetry::lock;
 use rdkafka::client::ClientContext;
@@ -21,7 +21,7 @@ pub async fn reach(access: &KafkaAccess, patience: Duration) -> anyhow::Result<(
 }
 
 fn ask(access: KafkaAccess, patience: Duration) -> anyhow::Result<()> {
-    let listener = Listener { access: access.clone(), heard: Mutex::default() };
+    let listener = Listener { access: access.clone(), ear: Ear::default(), heard: Mutex::default() };
     let client: BaseProducer<Listener> = client_config(&access)
         .create_with_context(listener)
         .map_err(|error| anyhow::anyhow!("the Kafka client cannot be made: {error}"))?;
@@ -43,6 +43,7 @@ fn ask(access: KafkaAccess, patience: Duration) -> anyhow::Result<()> {
 /// Keeps the first refusal that it hears of.
 struct Listener {
     access: KafkaAccess,
+    ear: Ear,
     heard: Mutex<Option<Refusal>>,
 }
 
@@ -56,11 +57,13 @@ impl Listener {
 impl ClientContext for Listener {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, "{message}");
-        self.hear(refusal(&self.access, None, message).filter(|_| facility == "FAIL"));
+        if facility == "FAIL" {
+            self.hear(self.ear.hear(&self.access, None, message));
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.hear(refusal(&self.access, error.rdkafka_error_code(), reason));
+        self.hear(self.ear.hear(&self.access, error.rdkafka_error_code(), reason));
     }
 }
 

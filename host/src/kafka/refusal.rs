@@ -6,6 +6,7 @@ use crate::config::{KafkaAccess, KafkaTls};
 use openssl::ssl::{HandshakeError, SslConnector, SslMethod};
 use rdkafka::error::RDKafkaErrorCode;
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const PROTOCOL: &str = "TIDEMILL_KAFKA_SECURITY_PROTOCOL";
@@ -27,8 +28,51 @@ pub(super) struct Certificate {
     broker: String,
 }
 
-/// What an error or a log line of librdkafka says about being let in, if anything.
-pub(super) fn refusal(access: &KafkaAccess, code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Refusal> {
+/// Listens to what librdkafka says of one client.
+#[derive(Debug, Default)]
+pub(super) struct Ear {
+    /// How often in a row a broker has ended a new connection without a word.
+    ended: AtomicU32,
+}
+
+impl Ear {
+    /// What an error, or a log line about a failed connection, says about being let in, if anything.
+    pub(super) fn hear(&self, access: &KafkaAccess, code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Refusal> {
+        match ended_at_once(access, reason) {
+            // Once may be a broker that stops; errors repeat what the log has said.
+            Some(words) if code.is_none() => (self.ended.fetch_add(1, Ordering::Relaxed) > 0).then_some(Refusal::Known(words)),
+            Some(_) => None,
+            None => {
+                if reason.contains("Connect to ") {
+                    self.ended.store(0, Ordering::Relaxed);
+                }
+                refusal(access, code, reason)
+            }
+        }
+    }
+}
+
+/// How brokers treat who comes by the wrong protocol: they close the connection at its first request, or at the first behind the greeting.
+fn ended_at_once(access: &KafkaAccess, reason: &str) -> Option<String> {
+    let young = |state: &str| {
+        let (before, after) = reason.rsplit_once(" (after ")?;
+        let (time, rest) = after.split_once("ms in state ")?;
+        (before.contains("Disconnected") && rest.starts_with(state) && time.parse::<u32>().ok()? < 2_000).then_some(())
+    };
+    let (broker, protocol) = (broker(reason).unwrap_or(&access.brokers), access.protocol());
+    let other = match (&access.tls, &access.login) {
+        (None, _) if young("APIVERSION_QUERY").is_some() => protocol.replace("plaintext", "ssl"),
+        (_, None) if young("UP").is_some() => format!("sasl_{protocol}"),
+        _ => return None,
+    };
+    Some(format!(
+        "Kafka broker {broker} ends connections at once; {PROTOCOL} is `{protocol}`, does the broker want `{other}` there? (A proxy whose \
+         broker is away does the same.)"
+    ))
+}
+
+/// What one sentence of librdkafka says about being let in, if anything.
+fn refusal(access: &KafkaAccess, code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Refusal> {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     let broker = broker(reason).unwrap_or(&access.brokers);
     let protocol = access.protocol();
@@ -41,13 +85,6 @@ pub(super) fn refusal(access: &KafkaAccess, code: Option<RDKafkaErrorCode>, reas
             "Kafka broker {broker} asks for a client certificate that it trusts; check TIDEMILL_KAFKA_CERTIFICATE_FILE and \
              TIDEMILL_KAFKA_KEY_FILE"
         )
-    } else if says(&["connecting to a SSL listener?"]) {
-        format!(
-            "Kafka broker {broker} ends unencrypted connections; {PROTOCOL} is {protocol}, try {}",
-            protocol.replace("plaintext", "ssl")
-        )
-    } else if says(&["broker might require SASL authentication"]) {
-        format!("Kafka broker {broker} ends connections without a login; {PROTOCOL} is {protocol}, try a `sasl_` protocol")
     } else if code == Some(RDKafkaErrorCode::SSL) || says(&["connecting to a PLAINTEXT broker listener?"]) {
         let detail = detail(reason);
         format!(
@@ -165,12 +202,6 @@ mod tests {
                  TIDEMILL_KAFKA_PASSWORD and TIDEMILL_KAFKA_SASL_MECHANISM",
             ),
             (
-                None,
-                "sasl_plaintext://[::1]:9092/1: Disconnected: requesting ApiVersion: might be caused by incorrect security.protocol \
-                 configuration (connecting to a SSL listener?) or broker version is < 0.10",
-                "Kafka broker [::1]:9092 ends unencrypted connections; TIDEMILL_KAFKA_SECURITY_PROTOCOL is sasl_plaintext, try sasl_ssl",
-            ),
-            (
                 code(RDKafkaErrorCode::SSL),
                 "ssl://one:9092/bootstrap: SSL handshake failed: error:0A00010B:SSL routines::wrong version number (after 2ms in state \
                  SSL_HANDSHAKE)",
@@ -183,6 +214,22 @@ mod tests {
         }
         let away = "sasl_plaintext://one:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)";
         assert_eq!(refusal(&access(), Some(RDKafkaErrorCode::BrokerTransportFailure), away), None);
+    }
+
+    #[test]
+    fn connections_that_end_at_once_twice_are_a_wrong_protocol() {
+        let (ear, access) = (Ear::default(), access());
+        let ended = "sasl_plaintext://[::1]:9092/1: Disconnected: connection closed by peer: receive 0 after POLLIN (after 140ms in state \
+                     APIVERSION_QUERY, 1 identical error(s) suppressed)";
+        let away =
+            "sasl_plaintext://[::1]:9092/1: Connect to ipv6#[::1]:9092 failed: Connection refused (after 0ms in state CONNECT)";
+        assert_eq!(ear.hear(&access, None, ended), None, "a broker that stops does so once");
+        assert_eq!(ear.hear(&access, None, away), None);
+        assert_eq!(ear.hear(&access, None, ended), None);
+        let Some(Refusal::Known(words)) = ear.hear(&access, None, ended) else { panic!("twice in a row") };
+        assert!(words.starts_with("Kafka broker [::1]:9092 ends connections at once") && words.contains("`sasl_ssl`"), "{words}");
+        let later = "sasl_plaintext://one:9092/1: Disconnected: connection closed by peer (after 90000ms in state UP)";
+        assert_eq!(ear.hear(&access, None, later), None);
     }
 
     #[test]
