@@ -3,7 +3,7 @@
 use super::host::{Host, Setup, Signals};
 use super::plan::Plan;
 use super::token;
-use crate::config::Config;
+use crate::config::{Config, KafkaAccess};
 use crate::embedded::{Broker, Postgres};
 use crate::kafka::topics::{Cluster, Plan as TopicsPlan, Topics};
 use crate::store::Migrator;
@@ -45,7 +45,8 @@ async fn with_parts(
     for line in migrator.run(&database_url, &plan.apps()?).await? {
         tracing::info!("{line}");
     }
-    create_missing_topics(&broker.addr.to_string(), &plan.topics()?.on_one_broker()).await?;
+    let kafka = KafkaAccess::plaintext(broker.addr.to_string());
+    create_missing_topics(&kafka, &plan.topics()?.on_one_broker()).await?;
     let tries = tries(&plan);
     let names: Vec<String> = plan.handlers.iter().map(|handler| handler.manifest.name.clone()).collect();
     let key = match config.jwt_hs256_key_if_given() {
@@ -56,7 +57,7 @@ async fn with_parts(
         Some(token) => token.clone(),
         None => token::development_admin_token(config.data_dir())?,
     };
-    let setup = Setup { database_url, brokers: broker.addr.to_string(), key, admin_token: Some(admin_token), plan };
+    let setup = Setup { database_url, kafka, key, admin_token: Some(admin_token), plan };
     let host = Host::start(config, setup).await?;
     println!("{}", screen(config, &host, broker.addr, postgres, &names, &tries));
     println!("ready http=http://{} admin=http://{} kafka={} after {:.1?}", host.http, host.admin, broker.addr, started.elapsed());
@@ -65,8 +66,8 @@ async fn with_parts(
 }
 
 /// Makes the topics that are missing; those that exist stay as they are, for in development a topic's own history is worth more.
-async fn create_missing_topics(brokers: &str, topics: &Topics) -> anyhow::Result<()> {
-    let cluster = Cluster::connect(brokers)?;
+async fn create_missing_topics(kafka: &KafkaAccess, topics: &Topics) -> anyhow::Result<()> {
+    let cluster = Cluster::connect(kafka)?;
     let missing = TopicsPlan::new(topics, &cluster.describe(&topics.names()).await?, false).creations();
     for made in cluster.apply(&missing).await? {
         anyhow::ensure!(made.outcome.is_good(), "topic `{}` cannot be made: {:?}", made.topic, made.outcome);

@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use crate::admin::Admin;
-use crate::config::{Config, Secret};
+use crate::config::{Config, KafkaAccess, Secret};
 use crate::engine::{Cache, Engine, Registry};
 use crate::kafka::topics;
 use crate::relay::Relay;
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 /// Where things are and who may come in.
 pub(super) struct Setup {
     pub(super) database_url: String,
-    pub(super) brokers: String,
+    pub(super) kafka: KafkaAccess,
     pub(super) key: Secret,
     /// Without one, the admin API answers nobody.
     pub(super) admin_token: Option<Secret>,
@@ -74,8 +74,8 @@ impl Host {
         let registry = Arc::new(Registry::default());
         activate(&engine, &registry, &setup.plan).await?;
 
-        let brokers: Arc<str> = setup.brokers.into();
-        tokio::spawn(topics::watch(brokers.clone(), setup.plan.topics()?, board.clone(), stopped.clone()));
+        let kafka = Arc::new(setup.kafka);
+        tokio::spawn(topics::watch(kafka.clone(), setup.plan.topics()?, board.clone(), stopped.clone()));
         let trigger = HttpTrigger::new(
             engine.clone(),
             registry.clone(),
@@ -90,12 +90,12 @@ impl Host {
         let consumers = KafkaTrigger {
             engine: engine.clone(),
             registry,
-            brokers: brokers.clone(),
+            kafka: kafka.clone(),
             board: board.clone(),
             metrics: metrics.clone(),
             days: InboxDays::new(pool.clone()),
         };
-        let relay = Relay { pool: pool.clone(), brokers, bell: engine.outbox_bell(), metrics, board };
+        let relay = Relay { pool: pool.clone(), kafka, bell: engine.outbox_bell(), metrics, board };
         Ok(Self {
             http: http_addr,
             admin: admin_addr,

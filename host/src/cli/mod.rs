@@ -95,6 +95,7 @@ fn with_runtime<T, F: Future<Output = anyhow::Result<T>>>(
 ) -> anyhow::Result<T> {
     let config = Config::load(name, matches)?;
     start_log(&config)?;
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(command(config));
     // What still runs at the end has had its time; a blocking call into librdkafka must not hold the process up.

@@ -1,13 +1,18 @@
 //! `tidemill offsets`: how far consumer groups are, and where a paused partition goes on.
 
 use super::actor;
-use crate::config::{Command as Name, Config, args};
+use crate::config::{Command as Name, Config, KafkaAccess, args};
 use crate::kafka::offsets::{Observer, TopicPartition};
+use crate::kafka::reach;
 use crate::store::{Generation, GenerationState, Pool, PoolOptions, Scopes, Target};
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long brokers may take to answer at all.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) fn command() -> Command {
     let group = Arg::new("group").value_name("GROUP");
@@ -51,7 +56,8 @@ struct Standing {
 }
 
 pub(super) async fn show(config: Config, matches: ArgMatches) -> anyhow::Result<()> {
-    let brokers = config.kafka_brokers()?.to_owned();
+    let kafka = config.kafka()?.clone();
+    reach(&kafka, PATIENCE).await?;
     let scopes = scopes(&config)?;
     let mut generations = live(scopes.all().await?);
     if let Some(group) = matches.get_one::<String>("group") {
@@ -60,8 +66,8 @@ pub(super) async fn show(config: Config, matches: ArgMatches) -> anyhow::Result<
     let mut standings = Vec::new();
     for generation in generations {
         let topics: BTreeSet<String> = scopes.starts(generation.scope).await?.into_keys().map(|(topic, _)| topic).collect();
-        let (brokers, id) = (brokers.clone(), generation.group_id());
-        standings.extend(tokio::task::spawn_blocking(move || standing(&brokers, &id, &topics)).await??);
+        let (kafka, id) = (kafka.clone(), generation.group_id());
+        standings.extend(tokio::task::spawn_blocking(move || standing(&kafka, &id, &topics)).await??);
     }
     match matches.get_flag("json") {
         true => println!("{}", serde_json::to_string_pretty(&standings)?),
@@ -70,9 +76,9 @@ pub(super) async fn show(config: Config, matches: ArgMatches) -> anyhow::Result<
     Ok(())
 }
 
-fn standing(brokers: &str, group: &str, topics: &BTreeSet<String>) -> anyhow::Result<Vec<Standing>> {
-    let observer = Observer::new(brokers, group)?;
-    let away = || format!("the brokers at {brokers} do not answer; check TIDEMILL_KAFKA_BROKERS and that they run");
+fn standing(kafka: &KafkaAccess, group: &str, topics: &BTreeSet<String>) -> anyhow::Result<Vec<Standing>> {
+    let observer = Observer::new(kafka, group)?;
+    let away = || format!("the brokers at {} do not answer; check TIDEMILL_KAFKA_BROKERS and that they run", kafka.brokers);
     let mut standings = Vec::new();
     for topic in topics {
         let partitions = observer.partitions(topic).with_context(away)?;

@@ -8,7 +8,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let setup = Setup {
         database_url: config.database_url()?.expose().to_owned(),
-        brokers: config.kafka_brokers()?.to_owned(),
+        kafka: config.kafka()?.clone(),
         key: config.jwt_hs256_key()?.clone(),
         admin_token: config.admin_token().cloned(),
         plan: Plan::load(config.handlers()?, config.installation())?,

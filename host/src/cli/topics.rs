@@ -43,7 +43,7 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     with_runtime(Name::Topics, matches, async |config: Config| {
         let handlers = Handlers::load(config.handlers()?, config.installation())?;
         let topics = handlers.topics()?;
-        let cluster = Cluster::connect(config.kafka_brokers()?)?;
+        let cluster = Cluster::connect(config.kafka()?)?;
         let plan = Plan::new(&topics, &cluster.describe(&topics.names()).await?, moves);
         let applied = if applies { Some(cluster.apply(&plan).await?) } else { None };
         match json {

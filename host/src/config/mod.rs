@@ -3,8 +3,12 @@
 //! - `settings`: the one table of all settings, from which flags, variables, file keys, help and documentation are made
 //! - `sources`: flag over environment over file over default
 //! - `secret`: values that never print
+//! - `kafka`: the settings about Kafka as one value, `database_tls`: what a database URL says about TLS, `pem`: the files that both name
 //! - `units`: durations and sizes, `problems`: several errors at once; both also serve the manifests
 
+mod database_tls;
+mod kafka;
+pub mod pem;
 mod problems;
 mod secret;
 mod settings;
@@ -17,6 +21,8 @@ use std::{
     time::Duration,
 };
 
+pub use database_tls::{Authorities, DatabaseTls, SslMode, parse_database_url};
+pub use kafka::{KafkaAccess, KafkaLogin, KafkaTls, SaslMechanism};
 pub use problems::{Problems, nearest};
 pub use secret::{DatabaseUrl, Secret};
 pub use settings::{CONFIG_ENV, CONFIG_FILE, CONFIG_FLAG, Command, FileForm, SETTINGS, Setting, args, markdown};
@@ -45,7 +51,7 @@ pub struct Config {
     handlers: Option<PathBuf>,
     database_url: Option<DatabaseUrl>,
     admin_database_url: Option<DatabaseUrl>,
-    kafka_brokers: Option<String>,
+    kafka: Option<KafkaAccess>,
     kafka_addr: SocketAddr,
     http_addr: SocketAddr,
     admin_addr: SocketAddr,
@@ -95,7 +101,7 @@ impl Config {
             handlers: values.parse("handlers", p, path),
             database_url: values.parse("database_url", p, DatabaseUrl::parse),
             admin_database_url: values.parse("admin_database_url", p, DatabaseUrl::parse),
-            kafka_brokers: values.parse("kafka_brokers", p, brokers),
+            kafka: kafka::access(&values, p),
             kafka_addr: typed(&values, "kafka_addr", p, address),
             http_addr: typed(&values, "http_addr", p, address),
             admin_addr: typed(&values, "admin_addr", p, address),
@@ -136,9 +142,9 @@ impl Config {
         self.required("admin_database_url", self.admin_database_url.as_ref())
     }
 
-    /// The brokers to begin with, `host:port` separated by commas.
-    pub fn kafka_brokers(&self) -> Result<&str, Problems> {
-        self.required("kafka_brokers", self.kafka_brokers.as_deref())
+    /// Where Kafka is and how to get in.
+    pub fn kafka(&self) -> Result<&KafkaAccess, Problems> {
+        self.required("kafka_brokers", self.kafka.as_ref())
     }
 
     /// Where the embedded broker listens.
@@ -216,6 +222,11 @@ impl Config {
         self.log_format
     }
 
+    /// What is allowed and still worth a line in the log.
+    pub fn warnings(&self) -> Vec<String> {
+        self.kafka.iter().filter_map(KafkaAccess::warning).collect()
+    }
+
     fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Problems> {
         let setting = SETTINGS.iter().find(|setting| setting.key == key);
         value.ok_or_else(|| setting.map(|setting| sources::missing(setting, self.command)).unwrap_or_default().into())
@@ -236,14 +247,6 @@ fn path(text: &str) -> Result<PathBuf, String> {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is no address of the form IP:PORT, such as 127.0.0.1:8080"))
-}
-
-fn brokers(text: &str) -> Result<String, String> {
-    let good = |broker: &str| broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    match text.split(',').map(str::trim).find(|broker| !good(broker)) {
-        Some(broker) => Err(format!("`{broker}` is no broker of the form HOST:PORT, such as localhost:9092")),
-        None => Ok(text.split(',').map(str::trim).collect::<Vec<_>>().join(",")),
-    }
 }
 
 fn jwt_key(text: &str) -> Result<Secret, String> {

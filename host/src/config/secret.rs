@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::parse_database_url;
 use tokio_postgres::config::Host;
 
 /// Text that prints as `***`; only [`Secret::expose`] gives it out.
@@ -42,14 +43,15 @@ pub struct DatabaseUrl {
 impl DatabaseUrl {
     /// Checks the text. The error never quotes it: a part of the password would be in it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let driver = Some(text)
-            .filter(|text| text.starts_with("postgres://") || text.starts_with("postgresql://"))
-            .and_then(|text| text.parse::<tokio_postgres::Config>().ok())
-            .filter(|driver| !driver.get_hosts().is_empty() && driver.get_hosts().iter().all(is_host))
-            .ok_or(
-                "it is no URL of the form postgres://user:password@host:5432/database (special characters in the password are \
-                 percent-encoded)",
-            )?;
+        const FORM: &str = "it is no URL of the form postgres://user:password@host:5432/database (special characters in the password \
+                            are percent-encoded)";
+        if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
+            return Err(FORM.to_owned());
+        }
+        let (driver, _) = parse_database_url(text)?;
+        if driver.get_hosts().is_empty() || !driver.get_hosts().iter().all(is_host) {
+            return Err(FORM.to_owned());
+        }
         if driver.get_user().is_none() {
             return Err("it names no user (postgres://user:password@host:5432/database)".to_owned());
         }

@@ -110,6 +110,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "URL",
         help: "PostgreSQL of the running host: a login that is no superuser, not through a transaction-mode pooler",
         secret: true,
+        file: Some(FileForm { key: "database_url_file", flag: "database-url-file", env: "TIDEMILL_DATABASE_URL_FILE" }),
         commands: &[Serve, Migrate, Offsets, Reprocess, Operate],
         required: &[Serve, Migrate, Offsets, Reprocess, Operate],
         ..PLAIN
@@ -121,6 +122,11 @@ pub const SETTINGS: &[Setting] = &[
         value: "URL",
         help: "The same PostgreSQL for migrations: a login that may create schemas and roles",
         secret: true,
+        file: Some(FileForm {
+            key: "admin_database_url_file",
+            flag: "admin-database-url-file",
+            env: "TIDEMILL_ADMIN_DATABASE_URL_FILE",
+        }),
         commands: &[Migrate],
         required: &[Migrate],
         ..PLAIN
@@ -133,6 +139,85 @@ pub const SETTINGS: &[Setting] = &[
         help: "Brokers to begin with",
         commands: &[Serve, Topics, Offsets],
         required: &[Serve, Topics],
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka_security_protocol",
+        flag: Some("kafka-security-protocol"),
+        env: "TIDEMILL_KAFKA_SECURITY_PROTOCOL",
+        value: "PROTOCOL",
+        default: Some("plaintext"),
+        help: "How brokers are talked to: `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`",
+        commands: &[Serve, Topics, Offsets],
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka_ca_file",
+        flag: Some("kafka-ca-file"),
+        env: "TIDEMILL_KAFKA_CA_FILE",
+        value: "FILE",
+        help: "Authorities (PEM) that may have signed the brokers' certificates; the system's if not given",
+        commands: &[Serve, Topics, Offsets],
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka_certificate_file",
+        flag: Some("kafka-certificate-file"),
+        env: "TIDEMILL_KAFKA_CERTIFICATE_FILE",
+        value: "FILE",
+        help: "Certificate (PEM) that the host shows to brokers, for those that ask for one",
+        commands: &[Serve, Topics, Offsets],
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka_key_file",
+        flag: Some("kafka-key-file"),
+        env: "TIDEMILL_KAFKA_KEY_FILE",
+        value: "FILE",
+        help: "Private key (PEM) of that certificate",
+        commands: &[Serve, Topics, Offsets],
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka_key_password",
+        env: "TIDEMILL_KAFKA_KEY_PASSWORD",
+        value: "PASSWORD",
+        help: "Password of that key, if it is encrypted",
+        secret: true,
+        file: Some(FileForm {
+            key: "kafka_key_password_file",
+            flag: "kafka-key-password-file",
+            env: "TIDEMILL_KAFKA_KEY_PASSWORD_FILE",
+        }),
+        commands: &[Serve, Topics, Offsets],
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka_sasl_mechanism",
+        flag: Some("kafka-sasl-mechanism"),
+        env: "TIDEMILL_KAFKA_SASL_MECHANISM",
+        value: "MECHANISM",
+        help: "How the host logs in to brokers: `SCRAM-SHA-512`, `SCRAM-SHA-256` or `PLAIN`",
+        commands: &[Serve, Topics, Offsets],
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka_user",
+        flag: Some("kafka-user"),
+        env: "TIDEMILL_KAFKA_USER",
+        value: "NAME",
+        help: "Who logs in to brokers",
+        commands: &[Serve, Topics, Offsets],
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka_password",
+        env: "TIDEMILL_KAFKA_PASSWORD",
+        value: "PASSWORD",
+        help: "Password of that login",
+        secret: true,
+        file: Some(FileForm { key: "kafka_password_file", flag: "kafka-password-file", env: "TIDEMILL_KAFKA_PASSWORD_FILE" }),
+        commands: &[Serve, Topics, Offsets],
         ..PLAIN
     },
     Setting {

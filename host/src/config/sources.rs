@@ -60,6 +60,14 @@ impl Values {
     }
 }
 
+impl Values {
+    /// Where the setting was given, for errors; nothing if it was not.
+    pub(super) fn place(&self, key: &str) -> Option<&str> {
+        debug_assert!(SETTINGS.iter().any(|setting| setting.key == key), "`{key}` is in no table");
+        self.found.get(key).map(|found| found.place.as_str())
+    }
+}
+
 /// All keys that the file may have.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().flat_map(|setting| [Some(setting.key), setting.file.map(|file| file.key)]).flatten()

@@ -54,11 +54,20 @@ fn every_default_is_valid_and_as_documented() {
 
 #[test]
 fn every_setting_of_the_table_reaches_the_configuration() {
+    let pem = Pem::new("hush");
     let other = [
         ("handlers", "h"),
         ("database_url", "postgres://a@b/c"),
         ("admin_database_url", "postgres://d@e/f"),
         ("kafka_brokers", "one:1, two:2"),
+        ("kafka_security_protocol", "SASL_SSL"),
+        ("kafka_ca_file", &pem.certificate),
+        ("kafka_certificate_file", &pem.certificate),
+        ("kafka_key_file", &pem.key),
+        ("kafka_key_password", "hush"),
+        ("kafka_sasl_mechanism", "scram-sha-512"),
+        ("kafka_user", "ann"),
+        ("kafka_password", "hush"),
         ("kafka_addr", "127.0.0.1:1"),
         ("http_addr", "[::1]:2"),
         ("admin_addr", "0.0.0.0:3"),
@@ -77,19 +86,122 @@ fn every_setting_of_the_table_reaches_the_configuration() {
     assert_eq!(other.map(|(key, _)| key).as_slice(), SETTINGS.iter().map(|s| s.key).collect::<Vec<_>>());
     for (setting, pair) in SETTINGS.iter().zip(other) {
         for command in setting.commands {
-            let required = other
-                .into_iter()
-                .filter(|(key, _)| SETTINGS.iter().any(|s| s.key == *key && s.key != pair.0 && s.required.contains(command)));
+            let needs =
+                |key: &str| SETTINGS.iter().any(|s| s.key == key && s.required.contains(command)) || goes_with(pair.0, key);
+            let required = other.into_iter().filter(|(key, _)| *key != pair.0 && needs(key));
             let mut pairs = required.collect::<Vec<_>>();
             let without = Config::from_pairs(*command, &pairs);
             pairs.push(pair);
             let with = Config::from_pairs(*command, &pairs).unwrap();
             match without {
-                Err(problems) => assert!(problems.to_string().contains(setting.key), "{problems}"),
+                Err(problems) => assert!(problems.to_string().to_lowercase().contains(setting.key), "{problems}"),
                 Ok(without) => assert_ne!(format!("{with:?}"), format!("{without:?}"), "{}", setting.key),
             }
         }
     }
+}
+
+/// What a setting is nothing without.
+fn goes_with(setting: &str, other: &str) -> bool {
+    let login = ["kafka_sasl_mechanism", "kafka_user", "kafka_password"];
+    let certificate = ["kafka_certificate_file", "kafka_key_file", "kafka_key_password"];
+    match setting {
+        "kafka_ca_file" => other == "kafka_security_protocol" || login.contains(&other),
+        _ if login.contains(&setting) || setting == "kafka_security_protocol" => {
+            login.contains(&other) || (other == "kafka_security_protocol" && setting != other)
+        }
+        _ if certificate.contains(&setting) => {
+            certificate.contains(&other) || other == "kafka_security_protocol" || login.contains(&other)
+        }
+        _ => false,
+    }
+}
+
+/// A certificate that signs itself, with its encrypted key, as files.
+struct Pem {
+    certificate: String,
+    key: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Pem {
+    fn new(password: &str) -> Self {
+        use openssl::{asn1::Asn1Time, ec, hash::MessageDigest, nid::Nid, pkey::PKey, symm::Cipher, x509::X509Builder};
+        let group = ec::EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(ec::EcKey::generate(&group).unwrap()).unwrap();
+        let mut certificate = X509Builder::new().unwrap();
+        certificate.set_pubkey(&key).unwrap();
+        certificate.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+        certificate.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+        certificate.sign(&key, MessageDigest::sha256()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: Vec<u8>| {
+            fs::write(folder.path().join(name), bytes).unwrap();
+            folder.path().join(name).display().to_string()
+        };
+        let encrypted = key.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), password.as_bytes()).unwrap();
+        let (certificate, key) = (write("cert", certificate.build().to_pem().unwrap()), write("key", encrypted));
+        Self { certificate, key, _folder: folder }
+    }
+}
+
+fn kafka(env: &[(&str, &str)]) -> Result<KafkaAccess, String> {
+    let flags = [("handlers", "h"), ("kafka_brokers", "b:1")];
+    resolve(Command::Topics, &flags, env, None).map(|config| config.kafka().unwrap().clone())
+}
+
+#[test]
+fn kafka_settings_that_do_not_go_together_are_named_in_pairs() {
+    let (protocol, user) = (("TIDEMILL_KAFKA_SECURITY_PROTOCOL", "sasl_ssl"), ("TIDEMILL_KAFKA_USER", "ann"));
+    let password = ("TIDEMILL_KAFKA_PASSWORD", "hush");
+    assert_eq!(
+        kafka(&[user]).unwrap_err(),
+        "TIDEMILL_KAFKA_USER: TIDEMILL_KAFKA_SECURITY_PROTOCOL is `plaintext`, which has no login; set that to `sasl_ssl`, or leave this out"
+    );
+    assert_eq!(
+        kafka(&[protocol, password]).unwrap_err(),
+        "TIDEMILL_KAFKA_SECURITY_PROTOCOL is `sasl_ssl`, which needs `kafka_sasl_mechanism`: give --kafka-sasl-mechanism MECHANISM, \
+         TIDEMILL_KAFKA_SASL_MECHANISM or `kafka_sasl_mechanism` in tidemill.toml\n\
+         TIDEMILL_KAFKA_SECURITY_PROTOCOL is `sasl_ssl`, which needs `kafka_user`: give --kafka-user NAME, TIDEMILL_KAFKA_USER or \
+         `kafka_user` in tidemill.toml"
+    );
+    let plain =
+        [("TIDEMILL_KAFKA_SECURITY_PROTOCOL", "sasl_plaintext"), ("TIDEMILL_KAFKA_SASL_MECHANISM", "PLAIN"), user, password];
+    let tls = kafka(&[&plain[..], &[("TIDEMILL_KAFKA_CA_FILE", "/ca")]].concat()).unwrap_err();
+    assert!(
+        tls.starts_with("TIDEMILL_KAFKA_CA_FILE: TIDEMILL_KAFKA_SECURITY_PROTOCOL is `sasl_plaintext`, which has no TLS"),
+        "{tls}"
+    );
+    assert!(kafka(&plain).unwrap().warning().unwrap().contains("b:1"), "PLAIN to another machine is worth a warning");
+    let near = KafkaAccess { brokers: "localhost:1,127.0.0.9:1,[::1]:1".to_owned(), ..kafka(&plain).unwrap() };
+    assert_eq!(near.warning(), None);
+    let odd = kafka(&[("TIDEMILL_KAFKA_SECURITY_PROTOCOL", "tls"), ("TIDEMILL_KAFKA_SASL_MECHANISM", "GSSAPI")]).unwrap_err();
+    assert!(odd.contains("`tls` is none of") && odd.contains("`GSSAPI` is none of"), "{odd}");
+}
+
+#[test]
+fn kafka_files_are_checked_at_the_start() {
+    let pem = Pem::new("hush");
+    let other = Pem::new("hush");
+    let ssl = ("TIDEMILL_KAFKA_SECURITY_PROTOCOL", "ssl");
+    let certificate = ("TIDEMILL_KAFKA_CERTIFICATE_FILE", &*pem.certificate);
+    let key = ("TIDEMILL_KAFKA_KEY_FILE", &*pem.key);
+    let password = ("TIDEMILL_KAFKA_KEY_PASSWORD", "hush");
+    let whole = kafka(&[ssl, certificate, key, password, ("TIDEMILL_KAFKA_CA_FILE", &pem.certificate)]).unwrap();
+    assert!(whole.tls.as_ref().unwrap().certificate.is_some() && whole.login.is_none());
+    assert!(!format!("{whole:?}").contains("hush"));
+    let refused = |env: &[(&str, &str)], words: &[&str]| {
+        let error = kafka(&[&[ssl], env].concat()).unwrap_err();
+        assert!(words.iter().all(|word| error.contains(word)) && !error.contains("hush"), "{error}");
+    };
+    refused(&[("TIDEMILL_KAFKA_CA_FILE", "/no/ca")], &["TIDEMILL_KAFKA_CA_FILE: /no/ca cannot be read"]);
+    refused(&[("TIDEMILL_KAFKA_CA_FILE", &pem.key)], &["no certificate in PEM form"]);
+    refused(&[certificate], &["TIDEMILL_KAFKA_CERTIFICATE_FILE", "needs `kafka_key_file`"]);
+    refused(&[key], &["TIDEMILL_KAFKA_KEY_FILE", "needs `kafka_certificate_file`"]);
+    refused(&[password], &["TIDEMILL_KAFKA_KEY_PASSWORD", "needs `kafka_key_file`"]);
+    refused(&[certificate, key], &["TIDEMILL_KAFKA_KEY_FILE", "is encrypted", "TIDEMILL_KAFKA_KEY_PASSWORD[_FILE]"]);
+    refused(&[certificate, key, ("TIDEMILL_KAFKA_KEY_PASSWORD", "hush-hush")], &["cannot be decrypted"]);
+    refused(&[certificate, ("TIDEMILL_KAFKA_KEY_FILE", &other.key), password], &["is not the key of"]);
 }
 
 #[test]
@@ -131,7 +243,7 @@ fn what_is_missing_is_named_with_all_its_ways() {
     assert_eq!(
         resolve(Command::Serve, &[], &[], None).unwrap_err(),
         "`tidemill serve` needs `handlers`: give --handlers DIR, TIDEMILL_HANDLERS or `handlers` in tidemill.toml\n\
-         `tidemill serve` needs `database_url`: give --database-url URL, TIDEMILL_DATABASE_URL or `database_url` in tidemill.toml\n\
+         `tidemill serve` needs `database_url`: give --database-url URL, TIDEMILL_DATABASE_URL[_FILE] or `database_url` in tidemill.toml\n\
          `tidemill serve` needs `kafka_brokers`: give --kafka-brokers HOST:PORT,…, TIDEMILL_KAFKA_BROKERS or `kafka_brokers` in tidemill.toml\n\
          `tidemill serve` needs `jwt_hs256_key`: give --jwt-hs256-key-file FILE, TIDEMILL_JWT_HS256_KEY[_FILE] or `jwt_hs256_key` in tidemill.toml"
     );

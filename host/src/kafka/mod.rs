@@ -1,26 +1,31 @@
 //! How this process talks to Kafka: client settings that all clients share, and topic administration.
 //!
+//! - `context`: what librdkafka says, for the log and the board
+//! - `refusal`: why a broker does not let this process in, and the way out
+//! - `reach`: whether brokers can be reached at all, for what says so instead of waiting
 //! - `topics`: declared topics against those of the cluster
 //! - `offsets`: what a group has committed, and what is in the log
 //! - `retention`: how long topics keep their records
 
+mod context;
 pub mod offsets;
+mod reach;
+mod refusal;
 mod retention;
 pub mod topics;
 
-use crate::telemetry::Board;
-use rdkafka::client::ClientContext;
+use crate::config::KafkaAccess;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use std::sync::Arc;
 
+pub use context::KafkaContext;
+pub use reach::reach;
 pub use retention::{Retention, longest_retention};
 
 /// Settings of every client: a producer, a consumer or an admin client of these brokers.
-pub fn client_config(brokers: &str) -> ClientConfig {
+pub fn client_config(access: &KafkaAccess) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
-        .set("bootstrap.servers", brokers)
+        .set("bootstrap.servers", &access.brokers)
         .set("client.id", "tidemill")
         // A broker that restarts is back within seconds; waiting longer only adds to the delay.
         .set("reconnect.backoff.ms", "100")
@@ -28,48 +33,31 @@ pub fn client_config(brokers: &str) -> ClientConfig {
         // Topics may be made after a client has started.
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("socket.keepalive.enable", "true")
-        .set("log_level", "5");
+        // A broker that ends a connection for its security is said on this level.
+        .set_log_level(RDKafkaLogLevel::Info);
+    secure(&mut config, access);
     config
 }
 
-/// Passes librdkafka's words on: its log lines, and on the board whether brokers can be reached.
-#[derive(Debug, Clone)]
-pub struct KafkaContext {
-    /// Who this client is, such as `relay`.
-    pub name: &'static str,
-    /// The board that says so when no broker can be reached.
-    pub board: Arc<Board>,
-    /// The brokers, for that sentence.
-    pub brokers: Arc<str>,
-}
-
-impl ClientContext for KafkaContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        let client = self.name;
-        match level {
-            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
-                tracing::debug!(client, facility, "{message}")
+/// How the client gets in. Certificates are checked and compared with the broker's name, which is librdkafka's default, said here because
+/// everything rests on it.
+fn secure(config: &mut ClientConfig, access: &KafkaAccess) {
+    config.set("security.protocol", access.protocol());
+    if let Some(tls) = &access.tls {
+        config.set("enable.ssl.certificate.verification", "true").set("ssl.endpoint.identification.algorithm", "https");
+        if let Some(file) = &tls.ca_file {
+            config.set("ssl.ca.location", file.display().to_string());
+        }
+        if let Some(client) = &tls.certificate {
+            config.set("ssl.certificate.location", client.certificate.display().to_string());
+            config.set("ssl.key.location", client.key.display().to_string());
+            if let Some(password) = &client.key_password {
+                config.set("ssl.key.password", password.expose());
             }
-            // A broker that is away is said once by `error` below, not with every attempt to reach it.
-            _ => tracing::debug!(client, facility, "librdkafka warns: {message}"),
         }
     }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let client = self.name;
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown) => {
-                tracing::warn!(
-                    client,
-                    brokers = &*self.brokers,
-                    "no Kafka broker can be reached; events wait in the database, nothing is lost"
-                );
-                self.board.note(
-                    self.name,
-                    format!("no Kafka broker of {} can be reached; check TIDEMILL_KAFKA_BROKERS and the brokers", self.brokers),
-                );
-            }
-            _ => tracing::debug!(client, %error, "{reason}"),
-        }
+    if let Some(login) = &access.login {
+        config.set("sasl.mechanism", login.mechanism.to_string());
+        config.set("sasl.username", &login.user).set("sasl.password", login.password.expose());
     }
 }

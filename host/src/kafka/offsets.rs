@@ -1,6 +1,7 @@
 //! What groups have committed and what the partitions hold. Every call here asks a broker and blocks.
 
 use super::client_config;
+use crate::config::KafkaAccess;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -78,8 +79,8 @@ pub struct Observer {
 
 impl Observer {
     /// An observer of a group. Connects at the first question.
-    pub fn new(brokers: &str, group_id: &str) -> KafkaResult<Self> {
-        let mut config = client_config(brokers);
+    pub fn new(access: &KafkaAccess, group_id: &str) -> KafkaResult<Self> {
+        let mut config = client_config(access);
         Ok(Self { client: config.set("group.id", group_id).set("enable.auto.commit", "false").create()? })
     }
 

@@ -1,6 +1,7 @@
 //! How long topics keep their records, as the brokers have it.
 
 use super::client_config;
+use crate::config::KafkaAccess;
 use anyhow::Context;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -26,8 +27,8 @@ impl Retention {
 }
 
 /// The longest retention of these topics (at least one). All must answer.
-pub async fn longest_retention(brokers: &str, topics: &[&str]) -> anyhow::Result<Retention> {
-    let admin: AdminClient<DefaultClientContext> = client_config(brokers).create().context("the Kafka client cannot be made")?;
+pub async fn longest_retention(access: &KafkaAccess, topics: &[&str]) -> anyhow::Result<Retention> {
+    let admin: AdminClient<DefaultClientContext> = client_config(access).create().context("the Kafka client cannot be made")?;
     let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let options = AdminOptions::new().request_timeout(Some(ADMIN_PATIENCE));
     let mut longest = Retention::For(Duration::ZERO);

@@ -42,6 +42,7 @@ mod probe;
 mod sender;
 mod share;
 
+use crate::config::KafkaAccess;
 use crate::store::{Outbox, Pool, Unavailable};
 use crate::telemetry::{Board, Metrics};
 use clock::Clock;
@@ -57,8 +58,8 @@ use tokio::sync::{Notify, watch};
 pub struct Relay {
     /// The database.
     pub pool: Pool,
-    /// The brokers.
-    pub brokers: Arc<str>,
+    /// Where Kafka is and how to get in.
+    pub kafka: Arc<KafkaAccess>,
     /// Rings after each commit that left rows.
     pub bell: Arc<Notify>,
     /// Counts what left.
@@ -131,6 +132,6 @@ impl Relay {
 
 impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("brokers", &self.brokers).finish_non_exhaustive()
+        f.debug_struct("Relay").field("kafka", &self.kafka).finish_non_exhaustive()
     }
 }

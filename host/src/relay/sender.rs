@@ -2,7 +2,7 @@
 
 use super::Relay;
 use super::lanes::{Lanes, Murmur2};
-use crate::kafka::{KafkaContext, client_config};
+use crate::kafka::KafkaContext;
 use crate::store::OutboxRow;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -49,6 +49,10 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.context.error(error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.context.stats_raw(statistics);
     }
 }
 
@@ -194,7 +198,8 @@ impl Sender {
 }
 
 fn client(relay: &Relay, to: &UnboundedSender<Delivery>, murmur2: &Murmur2, alone: bool, generation: u64) -> KafkaResult<Mortal> {
-    let mut config = client_config(&relay.brokers);
+    let context = KafkaContext::new("relay", relay.board.clone(), relay.kafka.clone());
+    let mut config = context.client_config();
     config
         .set("acks", "all")
         .set("enable.idempotence", "true")
@@ -211,7 +216,6 @@ fn client(relay: &Relay, to: &UnboundedSender<Delivery>, murmur2: &Murmur2, alon
     if alone {
         config.set("batch.num.messages", "1");
     }
-    let context = KafkaContext { name: "relay", board: relay.board.clone(), brokers: relay.brokers.clone() };
     let deliveries = Deliveries { context, murmur2: murmur2.clone(), alone, generation, to: to.clone() };
     config.create_with_context(deliveries).map(|client| Mortal(Some(client)))
 }

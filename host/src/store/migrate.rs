@@ -4,12 +4,12 @@
 //! transaction under a lock, so a failed run leaves nothing and two runs wait for each other.
 
 use super::error::describe;
-use super::pool::{parse_url, unreachable};
+use super::target::{Target, parse_url};
 pub use crate::manifest::Migration;
 use anyhow::{Context, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use tokio_postgres::{Client, NoTls, Transaction};
+use tokio_postgres::{Client, Transaction};
 
 /// The host's own migrations, in order.
 const HOST: &[(i32, &str, &str)] = &[
@@ -50,17 +50,9 @@ pub struct Migrator {
 impl Migrator {
     /// Connects with the admin URL.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
-        let mut config = parse_url(url)?;
-        config.application_name("tidemill migrate").connect_timeout(std::time::Duration::from_secs(10));
-        let (client, driver) = config
-            .connect(NoTls)
-            .await
-            .map_err(|error| anyhow::anyhow!(unreachable(&config, &error, "TIDEMILL_ADMIN_DATABASE_URL")))?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(error = %describe(&error), "the migration connection ended");
-            }
-        });
+        let mut target = Target::parse(url, "TIDEMILL_ADMIN_DATABASE_URL")?;
+        target.config.application_name("tidemill migrate").connect_timeout(std::time::Duration::from_secs(10));
+        let client = target.connect().await.map_err(|error| anyhow::anyhow!(target.trouble(&error)))?;
         let database = client.query_one("SELECT current_database()", &[]).await?.get(0);
         Ok(Self { client, database })
     }
@@ -68,7 +60,7 @@ impl Migrator {
     /// Brings the database to the state that the host and `apps` need; returns one line for each change that was made.
     /// `runtime_url` is the login that the host will use; its role is made if it does not exist.
     pub async fn run(&mut self, runtime_url: &str, apps: &[AppPlan]) -> anyhow::Result<Vec<String>> {
-        let runtime = parse_url(runtime_url)?;
+        let (runtime, _) = parse_url(runtime_url, "TIDEMILL_DATABASE_URL")?;
         let login =
             runtime.get_user().context("TIDEMILL_DATABASE_URL names no user; the host needs a login of its own")?.to_owned();
         let mut done = Vec::new();

@@ -16,6 +16,7 @@ mod record;
 mod running;
 mod scopes;
 mod slices;
+mod target;
 mod unit;
 mod waiting;
 

@@ -5,15 +5,16 @@
 //! cancelled when its invocation is over.
 
 use super::error::{NotReady, Unavailable, describe};
+use super::target::Target;
 use super::unit::{HostStatements, IDLE};
 use crate::telemetry::lock;
 use futures_util::future;
+use postgres_openssl::MakeTlsConnector;
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, NoTls, Statement};
+use tokio_postgres::{CancelToken, Client, Statement};
 
 /// How many distinct statements one connection keeps prepared before it starts afresh.
 const STATEMENTS_PER_CONNECTION: usize = 1_000;
@@ -49,7 +50,7 @@ pub struct Pool {
 }
 
 struct Shared {
-    config: tokio_postgres::Config,
+    target: Target,
     options: PoolOptions,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
@@ -101,9 +102,11 @@ impl Connection {
 }
 
 impl Pool {
-    /// A pool for `url` (`postgres://…` or key=value). Connects at the first use; fails only if the URL makes no sense.
+    /// A pool for `url` (`postgres://…`, or key=value without files for TLS). Connects at the first use; fails only if the URL makes no
+    /// sense or a file that it names cannot be used.
     pub fn new(url: &str, options: PoolOptions) -> anyhow::Result<Self> {
-        let mut config = parse_url(url)?;
+        let mut target = Target::parse(url, "TIDEMILL_DATABASE_URL")?;
+        let config = &mut target.config;
         // The host's own statements have one good plan each; left to itself, PostgreSQL plans the inbox's anew for every batch. A handler's
         // statements run under `auto`, see the unit.
         let own = format!(
@@ -123,12 +126,12 @@ impl Pool {
             config.application_name("tidemill");
         }
         let permits = Arc::new(Semaphore::new(options.connections));
-        Ok(Self { shared: Arc::new(Shared { config, options, permits, idle: Mutex::new(Vec::new()) }) })
+        Ok(Self { shared: Arc::new(Shared { target, options, permits, idle: Mutex::new(Vec::new()) }) })
     }
 
     /// The login name of the pool's connections.
     pub fn user(&self) -> &str {
-        self.shared.config.get_user().unwrap_or("")
+        self.shared.target.config.get_user().unwrap_or("")
     }
 
     /// Borrows a connection, waiting for one if all are lent.
@@ -162,28 +165,14 @@ impl Pool {
 
     /// The same; `heard` rings with every notification that the connection gets.
     async fn connect_hearing(&self, heard: Option<Arc<Notify>>) -> Result<Client, Unavailable> {
-        let connecting = self.shared.config.connect(NoTls);
-        let (client, mut driver) = match tokio::time::timeout(self.shared.options.patience, connecting).await {
-            Ok(Ok(pair)) => pair,
+        match tokio::time::timeout(self.shared.options.patience, self.shared.target.connect_hearing(heard)).await {
+            Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) => {
                 self.forget_idle();
-                return Err(Unavailable(self.trouble(&error)));
+                Err(Unavailable(self.trouble(&error)))
             }
-            Err(_) => return Err(Unavailable(self.silence())),
-        };
-        tokio::spawn(async move {
-            while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
-                match (message, &heard) {
-                    (Ok(AsyncMessage::Notification(_)), Some(heard)) => heard.notify_one(),
-                    (Ok(_), _) => {}
-                    (Err(error), _) => {
-                        tracing::debug!(error = %describe(&error), "a database connection ended");
-                        break;
-                    }
-                }
-            }
-        });
-        Ok(client)
+            Err(_) => Err(Unavailable(self.silence())),
+        }
     }
 
     /// Whether the database answers a host that is prepared for it, on a connection of its own: units may have all others.
@@ -228,18 +217,23 @@ impl Pool {
             Some(code) if unprepared.contains(code) => {
                 format!("{}: the database is not prepared for this login; run `tidemill migrate`", describe(error))
             }
-            _ => unreachable(&self.shared.config, error, "TIDEMILL_DATABASE_URL"),
+            _ => self.shared.target.trouble(error),
         }
     }
 
     /// The same for a database that says nothing.
     fn silence(&self) -> String {
-        let (place, patience) = (place(&self.shared.config), self.shared.options.patience);
+        let (place, patience) = (self.shared.target.place(), self.shared.options.patience);
         format!("PostgreSQL at {place} did not answer within {patience:?}; check TIDEMILL_DATABASE_URL and that the server runs")
     }
 
     fn forget_idle(&self) {
         lock(&self.shared.idle).retain(|c| !c.client.is_closed());
+    }
+
+    /// How a cancel request is encrypted: like the connection that it is for.
+    pub(super) fn tls(&self) -> MakeTlsConnector {
+        self.shared.target.tls()
     }
 
     pub(super) fn patience(&self) -> Duration {
@@ -280,27 +274,4 @@ impl Lease {
             lock(&self.pool.shared.idle).push(connection);
         }
     }
-}
-
-/// Where a configuration points, without its secrets.
-fn place(config: &tokio_postgres::Config) -> String {
-    use tokio_postgres::config::Host;
-    let ports = config.get_ports();
-    let hosts = config.get_hosts().iter().enumerate().map(|(i, host)| match host {
-        Host::Tcp(name) => format!("{name}:{}", ports.get(i).or(ports.first()).copied().unwrap_or(5432)),
-        Host::Unix(folder) => folder.display().to_string(),
-    });
-    hosts.collect::<Vec<_>>().join(",")
-}
-
-/// Why a connection could not be made, with the way out.
-pub(super) fn unreachable(config: &tokio_postgres::Config, error: &tokio_postgres::Error, variable: &str) -> String {
-    format!("{} (at {}); check {variable} and that the server runs", describe(error), place(config))
-}
-
-/// Parses a connection URL; the error never repeats it, since it holds a password.
-pub(super) fn parse_url(url: &str) -> anyhow::Result<tokio_postgres::Config> {
-    url.parse::<tokio_postgres::Config>().map_err(|error| {
-        anyhow::anyhow!("the database URL is not valid ({error}); it looks like postgres://user:password@host:5432/database")
-    })
 }

@@ -33,6 +33,7 @@ mod recurrence;
 mod replicas;
 mod reprocess;
 mod retention;
+mod secure;
 mod structure;
 mod support;
 mod todo;

@@ -114,7 +114,7 @@ async fn scene(
 
 /// How many records the topic has.
 fn records(brokers: &str) -> anyhow::Result<u64> {
-    let client: BaseConsumer = tidemill::kafka::client_config(brokers).create()?;
+    let client: BaseConsumer = tidemill::kafka::client_config(&tidemill::config::KafkaAccess::plaintext(brokers)).create()?;
     let mut sum = 0;
     for partition in 0..3 {
         let (low, high) = client.fetch_watermarks("todo.task-events", partition, Duration::from_secs(10))?;

@@ -3,6 +3,7 @@
 use super::plan::{MIN_INSYNC, RETENTION, SEGMENT, SIZE, size};
 use super::wanted::{LONGEST_SEGMENT, Topics, Wanted};
 use super::{Cluster, Found, FoundTopic};
+use crate::config::KafkaAccess;
 use crate::config::units::{display_duration, display_size};
 use crate::telemetry::Board;
 use std::collections::BTreeSet;
@@ -159,10 +160,10 @@ impl fmt::Display for Finding {
 
 /// Looks at the topics until nothing is wrong or `stop` turns true: each finding is logged once, and all stand in the note `topics` of the
 /// board as long as they last. Brokers may be away.
-pub async fn watch(brokers: Arc<str>, topics: Topics, board: Arc<Board>, mut stop: watch::Receiver<bool>) {
+pub async fn watch(access: Arc<KafkaAccess>, topics: Topics, board: Arc<Board>, mut stop: watch::Receiver<bool>) {
     let (mut pause, longest) = PAUSES;
     let mut said = BTreeSet::new();
-    let cluster = match Cluster::connect(&brokers) {
+    let cluster = match Cluster::connect(&access) {
         Ok(cluster) => cluster,
         Err(error) => return tracing::error!("the topics are not checked: {error:#}"),
     };

@@ -1,7 +1,8 @@
 //! What the brokers say of their topics.
 
 use super::settings;
-use crate::kafka::client_config;
+use crate::config::KafkaAccess;
+use crate::kafka::{client_config, reach};
 use anyhow::Context;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -9,6 +10,7 @@ use rdkafka::metadata::Metadata;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long an administrative call may take.
@@ -21,12 +23,14 @@ const KAFKA_MAX_MESSAGE_BYTES: i64 = 1_048_588;
 #[derive(Clone)]
 pub struct Cluster {
     pub(super) admin: Arc<AdminClient<DefaultClientContext>>,
-    brokers: Arc<str>,
+    access: Arc<KafkaAccess>,
+    /// A broker has let this process in: from then on its words are enough.
+    reached: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("brokers", &self.brokers).finish_non_exhaustive()
+        f.debug_struct("Cluster").field("access", &self.access).finish_non_exhaustive()
     }
 }
 
@@ -66,13 +70,18 @@ impl FoundTopic {
 
 impl Cluster {
     /// A client of these brokers, which may be away.
-    pub fn connect(brokers: &str) -> anyhow::Result<Self> {
-        let admin = client_config(brokers).create().context("the Kafka client cannot be made")?;
-        Ok(Self { admin: Arc::new(admin), brokers: brokers.into() })
+    pub fn connect(access: &KafkaAccess) -> anyhow::Result<Self> {
+        let admin = client_config(access).create().context("the Kafka client cannot be made")?;
+        Ok(Self { admin: Arc::new(admin), access: Arc::new(access.clone()), reached: Arc::default() })
     }
 
     /// What there is of these topics. Asking makes none, whatever `auto.create.topics.enable` says.
     pub async fn describe(&self, topics: &[String]) -> anyhow::Result<Found> {
+        if !self.reached.load(Ordering::Relaxed) {
+            // An admin client does not tell why it is not let in.
+            reach(&self.access, PATIENCE).await?;
+            self.reached.store(true, Ordering::Relaxed);
+        }
         let admin = self.admin.clone();
         let asked = tokio::task::spawn_blocking(move || {
             // All topics: asking for one by name may make it.
@@ -112,7 +121,7 @@ impl Cluster {
 
     /// What to say when no broker answers.
     pub(super) fn no_answer(&self) -> String {
-        format!("no answer from Kafka at {}; check TIDEMILL_KAFKA_BROKERS and that a broker runs there", self.brokers)
+        format!("no answer from Kafka at {}; check TIDEMILL_KAFKA_BROKERS and that a broker runs there", self.access.brokers)
     }
 
     async fn topic_settings(&self, topics: &[&str]) -> anyhow::Result<Vec<(String, BTreeMap<String, String>)>> {
@@ -131,7 +140,7 @@ impl Cluster {
             anyhow::ensure!(
                 !answer.entries.is_empty(),
                 "Kafka at {} does not tell the settings of topic `{name}`: the login needs DescribeConfigs on it",
-                self.brokers
+                self.access.brokers
             );
             settings.push((name, values(answer)));
         }

@@ -6,7 +6,6 @@ use crate::store::error::{CommitError, StatementError, Unavailable, describe, is
 use crate::store::outcome;
 use futures_util::future;
 use std::time::Duration;
-use tokio_postgres::NoTls;
 
 /// How long a rollback may take before its connection is given up, which ends the transaction as well.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -136,11 +135,15 @@ impl Unit {
         let busy = self.busy;
         // A plan that a migration has made useless stays so: the connection forgets its statements by ending.
         let stale = self.doomed.as_ref().is_some_and(|error| error.sqlstate.as_deref() == Some("0A000"));
+        let tls = self.pool.tls();
         tokio::spawn(async move {
             let connection = lease.connection();
             if busy {
                 // A cancel request may arrive late, and would hit whoever has the connection then: it is not used again.
-                let _ = tokio::time::timeout(PATIENCE, connection.cancel.cancel_query(NoTls)).await;
+                let cancelled = tokio::time::timeout(PATIENCE, connection.cancel.cancel_query(tls)).await;
+                if let Ok(Err(error)) = cancelled {
+                    tracing::debug!(error = %describe(&error), "a statement could not be cancelled");
+                }
                 return;
             }
             if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, connection.client.batch_execute("ROLLBACK")).await

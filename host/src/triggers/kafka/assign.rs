@@ -249,6 +249,10 @@ impl ClientContext for GroupContext {
     fn error(&self, error: KafkaError, reason: &str) {
         self.kafka.error(error, reason);
     }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.kafka.stats_raw(statistics);
+    }
 }
 
 impl ConsumerContext for GroupContext {

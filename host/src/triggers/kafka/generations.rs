@@ -7,6 +7,7 @@
 use super::Group;
 use super::group::Reader;
 use super::runner::Runner;
+use crate::config::KafkaAccess;
 use crate::kafka::offsets::{Observer, Offsets, TopicPartition};
 use crate::store::{Generation, GenerationState, Order, Scope, Scopes, Unavailable};
 use rdkafka::error::KafkaResult;
@@ -112,8 +113,8 @@ impl Generations {
         let current = all.iter().find(|other| other.group == generation.group && other.state == GenerationState::Current);
         let watcher = current.filter(|_| generation.state == GenerationState::Building).map(|current| {
             tracing::info!(group = &*group.id, from = generation.begins_at, "a new generation reads anew beside the current one");
-            let (brokers, topics) = (self.runner.trigger.brokers.clone(), group.topics.keys().cloned().collect());
-            let race = Race { brokers, topics, current: current.group_id(), building: generation.group_id() };
+            let (kafka, topics) = (self.runner.trigger.kafka.clone(), group.topics.keys().cloned().collect());
+            let race = Race { kafka, topics, current: current.group_id(), building: generation.group_id() };
             tokio::spawn(watch(race, self.scopes.clone(), generation.scope))
         });
         self.running.insert(generation.scope.0, Running { group, stop, orders, reader, watcher });
@@ -132,7 +133,7 @@ impl Running {
 /// Two generations of a group, as the brokers know them.
 #[derive(Clone)]
 struct Race {
-    brokers: Arc<str>,
+    kafka: Arc<KafkaAccess>,
     topics: Vec<String>,
     current: String,
     building: String,
@@ -155,7 +156,7 @@ async fn watch(race: Race, scopes: Scopes, building: Scope) {
         let looked = tokio::task::spawn_blocking(move || {
             let pair = match observers {
                 Some(pair) => pair,
-                None => (Observer::new(&asked.brokers, &asked.current)?, Observer::new(&asked.brokers, &asked.building)?),
+                None => (Observer::new(&asked.kafka, &asked.current)?, Observer::new(&asked.kafka, &asked.building)?),
             };
             let standing = asked.look(&pair);
             standing.map(|standing| (pair, standing))

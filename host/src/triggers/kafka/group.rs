@@ -6,8 +6,8 @@ use super::queue::Queue;
 use super::runner::Runner;
 use super::worker::Worker;
 use super::{Group, KafkaTrigger, record};
+use crate::kafka::KafkaContext;
 use crate::kafka::offsets::{TopicPartition, list};
-use crate::kafka::{KafkaContext, client_config};
 use crate::store::{Consumer as Consuming, Order, Scope, Scopes};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
@@ -184,7 +184,13 @@ impl Reader {
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 tracing::warn!(group, %error, "a topic does not exist yet; `tidemill topics apply` makes the topics of the manifests");
             }
-            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {}
+            // Said by the client's context.
+            Some(
+                RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SSL,
+            ) => {}
             _ => tracing::warn!(group, %error, "reading failed; trying again"),
         }
         let _ = tokio::time::timeout(AGAIN, self.stop.changed()).await;
@@ -280,7 +286,8 @@ async fn wait(group: &Group, error: &str) {
 }
 
 fn subscribe(trigger: &KafkaTrigger, group: &Group, held: &Arc<Held>) -> Result<StreamConsumer<GroupContext>, KafkaError> {
-    let mut config = client_config(&trigger.brokers);
+    let kafka = KafkaContext::new("consumers", trigger.board.clone(), trigger.kafka.clone());
+    let mut config = kafka.client_config();
     config
         .set("group.id", &*group.id)
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -296,7 +303,6 @@ fn subscribe(trigger: &KafkaTrigger, group: &Group, held: &Arc<Held>) -> Result<
         .set("queued.max.messages.kbytes", "8192")
         .set("fetch.message.max.bytes", "2097152")
         .set("fetch.wait.max.ms", "500");
-    let kafka = KafkaContext { name: "consumers", board: trigger.board.clone(), brokers: trigger.brokers.clone() };
     let context = GroupContext { kafka, group: group.id.clone(), held: held.clone() };
     let consumer: StreamConsumer<GroupContext> = config.create_with_context(context)?;
     consumer.subscribe(&group.topics.keys().map(String::as_str).collect::<Vec<_>>())?;

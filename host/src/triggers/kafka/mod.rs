@@ -34,6 +34,7 @@ mod solve;
 mod upkeep;
 mod worker;
 
+use crate::config::KafkaAccess;
 use crate::engine::{Engine, Registry};
 use crate::manifest::Start;
 use crate::store::{Generation, InboxDays, Presence};
@@ -54,8 +55,8 @@ pub struct KafkaTrigger {
     pub engine: Arc<Engine>,
     /// Says which handler is active.
     pub registry: Arc<Registry>,
-    /// The brokers.
-    pub brokers: Arc<str>,
+    /// Where Kafka is and how to get in.
+    pub kafka: Arc<KafkaAccess>,
     /// Says what is paused.
     pub board: Arc<Board>,
     /// Counts events.

@@ -1,6 +1,7 @@
 //! The inbox's days: made ahead of time, and forgotten when no topic that is read can still hold a record of them.
 
 use super::KafkaTrigger;
+use crate::config::KafkaAccess;
 use crate::engine::Registry;
 use crate::kafka::{Retention, longest_retention};
 use crate::store::{InboxDays, Unavailable};
@@ -29,7 +30,7 @@ const ASK: Duration = Duration::from_secs(3_600);
 pub(super) struct Upkeep {
     days: InboxDays,
     registry: Arc<Registry>,
-    brokers: Arc<str>,
+    kafka: Arc<KafkaAccess>,
     /// What the brokers said last, and when.
     known: Option<(Retention, Instant)>,
     /// The topics that this was said of.
@@ -41,7 +42,7 @@ impl Upkeep {
         Self {
             days: trigger.days.clone(),
             registry: trigger.registry.clone(),
-            brokers: trigger.brokers.clone(),
+            kafka: trigger.kafka.clone(),
             known: None,
             topics: BTreeSet::new(),
         }
@@ -133,7 +134,7 @@ impl Upkeep {
             return;
         }
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        match longest_retention(&self.brokers, &names).await {
+        match longest_retention(&self.kafka, &names).await {
             Ok(retention) => self.known = Some((retention, Instant::now())),
             Err(error) => {
                 tracing::debug!(%error, "the brokers do not say how long the topics keep their records; no day is forgotten yet")

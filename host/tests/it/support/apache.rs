@@ -8,17 +8,32 @@ use super::process;
 const HEAP: &str = "-Xmx330m";
 const CLUSTER_ID: &str = "dGlkZW1pbGwtdGVzdHM4Mw";
 
-/// Formats a new data folder for a broker that will listen on `port`. A short session lets it come back soon after it was killed.
-pub fn format(folder: &Path, port: u16) {
+/// Listeners beside the open one, and the settings that they need.
+#[derive(Default)]
+pub struct Listeners {
+    /// Name, protocol and port.
+    pub listeners: Vec<(&'static str, &'static str, u16)>,
+    /// Lines of `server.properties`.
+    pub settings: String,
+}
+
+/// Formats a new data folder for a broker that will listen on `port`, and on the others, with these SCRAM logins. A short session lets it
+/// come back soon after it was killed.
+pub fn format(folder: &Path, port: u16, others: &Listeners, scram: &[String]) {
     let controller = process::free_port();
+    let each = |text: &dyn Fn(&str, &str, u16) -> String| -> String {
+        others.listeners.iter().map(|(name, protocol, port)| text(name, protocol, *port)).collect()
+    };
+    let more = each(&|name, _, port| format!(",{name}://127.0.0.1:{port}"));
+    let protocols = each(&|name, protocol, _| format!(",{name}:{protocol}"));
     let settings = format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{more}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}{more}\n\
          controller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
          log.dirs={}\n\
          offsets.topic.replication.factor=1\n\
          offsets.topic.num.partitions=4\n\
@@ -29,13 +44,15 @@ pub fn format(folder: &Path, port: u16) {
          broker.session.timeout.ms=1500\n\
          log.retention.check.interval.ms=1000\n\
          log.initial.task.delay.ms=100\n\
-         auto.create.topics.enable=false\n",
-        folder.join("data").display()
+         auto.create.topics.enable=false\n{}",
+        folder.join("data").display(),
+        others.settings
     );
     std::fs::write(settings_file(folder), settings).unwrap();
     let mut tool = Command::new("java");
     tool.args(["-Xmx128m", "-cp"]).arg(class_path()).args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]);
-    let done = tool.arg(settings_file(folder)).stdin(Stdio::null()).output().expect("`java` cannot be run: install a JRE 17");
+    tool.arg(settings_file(folder)).args(scram.iter().flat_map(|login| ["--add-scram", login]));
+    let done = tool.stdin(Stdio::null()).output().expect("`java` cannot be run: install a JRE 17");
     assert!(done.status.success(), "formatting failed: {}", String::from_utf8_lossy(&done.stderr));
 }
 

@@ -63,10 +63,22 @@ impl Broker {
         let folder = process::folder("kafka");
         let port = process::free_port();
         if kind == Kind::Apache {
-            apache::format(&folder, port);
+            apache::format(&folder, port, &apache::Listeners::default(), &[]);
         }
         let broker = Self { kind, folder, port, running: Mutex::new(None), _turn: turn };
         broker.launch();
+        broker
+    }
+
+    /// Apache Kafka with more listeners and with SCRAM logins, for all tests of this process.
+    pub fn with_settings(listeners: &apache::Listeners, scram: &[String]) -> Self {
+        let (folder, port) = (process::folder("kafka"), process::free_port());
+        apache::format(&folder, port, listeners, scram);
+        let broker = Self { kind: Kind::Apache, folder, port, running: Mutex::new(None), _turn: None };
+        broker.launch();
+        if let Some(Running::Apache(server)) = &*broker.running.lock().unwrap() {
+            process::outlives_tests(server);
+        }
         broker
     }
 
@@ -106,7 +118,8 @@ impl Broker {
         *self.running.lock().unwrap() = Some(running);
     }
 
-    async fn ready(&self) {
+    /// Waits until it answers.
+    pub async fn ready(&self) {
         let log = self.folder.join("log");
         let alive = tokio::time::timeout(super::PATIENCE, async {
             while !records::answers(&self.address()).await {

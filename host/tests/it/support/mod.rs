@@ -2,6 +2,7 @@
 
 pub mod apache;
 pub mod broker;
+pub mod certs;
 pub mod frames;
 pub mod handlers;
 pub mod host;
@@ -11,6 +12,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod records;
+pub mod secure;
 pub mod world;
 
 use std::time::{Duration, Instant};

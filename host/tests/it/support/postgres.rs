@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
+use super::certs::Issued;
 use super::process;
 
 /// The database whose TCP connections need a password; all others trust.
@@ -22,10 +23,16 @@ pub struct Cluster {
 /// The cluster of this test process, started at the first call.
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(start)
+    CLUSTER.get_or_init(|| {
+        let rules = format!(
+            "local all all trust\nhost {WITH_PASSWORD} all 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
+        );
+        start(&rules, None)
+    })
 }
 
-fn start() -> Cluster {
+/// Starts a cluster with these rules of access and, if given, TLS with a certificate and the authority of clients' certificates.
+pub fn start(rules: &str, tls: Option<(&Issued, &Path)>) -> Cluster {
     let folder = process::folder("pg");
     let data = folder.join("data");
     if process::is_root() {
@@ -42,8 +49,6 @@ fn start() -> Cluster {
         .output()
         .unwrap();
     assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
-    let rules =
-        format!("local all all trust\nhost {WITH_PASSWORD} all 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n");
     std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
 
     let port = process::free_port();
@@ -55,6 +60,22 @@ fn start() -> Cluster {
         ["listen_addresses=127.0.0.1", "fsync=off", "max_connections=300", "track_commit_timestamp=on", "shared_buffers=64MB"]
     {
         server.args(["-c", setting]);
+    }
+    if let Some((issued, authority)) = tls {
+        let key = folder.join("server.key");
+        std::fs::copy(&issued.key, &key).unwrap();
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        if process::is_root() {
+            assert!(Command::new("chown").arg("postgres:postgres").arg(&key).status().unwrap().success());
+        }
+        for (setting, value) in [
+            ("ssl_key_file", key.as_path()),
+            ("ssl_cert_file", &issued.certificate),
+            ("ssl_ca_file", authority),
+            ("ssl", Path::new("on")),
+        ] {
+            server.arg("-c").arg(format!("{setting}={}", value.display()));
+        }
     }
     let log = std::fs::File::create(folder.join("log")).unwrap();
     server.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -95,6 +116,8 @@ fn programs() -> PathBuf {
 pub struct Database {
     /// Its name, which is also the installation's.
     pub name: String,
+    /// The port of its cluster.
+    pub port: u16,
 }
 
 impl Database {
@@ -106,14 +129,20 @@ impl Database {
 
     /// Makes an empty database.
     pub async fn create_named(name: &str) -> Self {
-        let admin = super::eventually("PostgreSQL lets us in", async || connect("postgres", "postgres").await.ok()).await;
+        Self::create_in(cluster(), name).await
+    }
+
+    /// Makes an empty database in a cluster.
+    pub async fn create_in(cluster: &Cluster, name: &str) -> Self {
+        let port = cluster.port;
+        let admin = super::eventually("PostgreSQL lets us in", async || connect(port, "postgres").await.ok()).await;
         admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).await.unwrap();
-        Self { name: name.to_owned() }
+        Self { name: name.to_owned(), port }
     }
 
     /// Runs statements of the whole cluster.
     pub async fn administer(statements: &str) {
-        connect("postgres", "postgres").await.unwrap().batch_execute(statements).await.unwrap();
+        connect(cluster().port, "postgres").await.unwrap().batch_execute(statements).await.unwrap();
     }
 
     /// The login that the host runs under; `tidemill migrate` makes it.
@@ -128,17 +157,17 @@ impl Database {
 
     /// `TIDEMILL_ADMIN_DATABASE_URL`.
     pub fn admin_url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{}", cluster().port, self.name)
+        format!("postgres://postgres@127.0.0.1:{}/{}", self.port, self.name)
     }
 
     /// A superuser's connection, never through a proxy.
     pub async fn connect(&self) -> Client {
-        connect("postgres", &self.name).await.unwrap()
+        connect(self.port, &self.name).await.unwrap()
     }
 }
 
-async fn connect(user: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
-    let options = format!("host=127.0.0.1 port={} user={user} dbname={database} password=not-so-secret", cluster().port);
+async fn connect(port: u16, database: &str) -> Result<Client, tokio_postgres::Error> {
+    let options = format!("host=127.0.0.1 port={port} user=postgres dbname={database} password=not-so-secret");
     let (client, connection) = tokio_postgres::connect(&options, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use super::handlers::Handlers;
 use super::host::{Run, succeeded};
 use super::http::{KEY, token};
-use super::postgres::{Database, cluster};
+use super::postgres::Database;
 use super::{Answer, Broker, Host, Kind, Proxy, process, records};
 
 /// Everything that a test needs. Prepared by `probe` or `todo`, changed as the test likes, then started.
@@ -59,7 +59,7 @@ impl World {
         static DATA: OnceLock<PathBuf> = OnceLock::new();
         let data = DATA.get_or_init(|| process::folder("data"));
         let run = Run::default()
-            .env("TIDEMILL_DATABASE_URL", database.url(cluster().port))
+            .env("TIDEMILL_DATABASE_URL", database.url(database.port))
             .env("TIDEMILL_ADMIN_DATABASE_URL", database.admin_url())
             .env("TIDEMILL_KAFKA_BROKERS", broker.address())
             .env("TIDEMILL_HTTP_ADDR", format!("127.0.0.1:{}", process::free_port()))
@@ -75,7 +75,7 @@ impl World {
 
     /// Puts a proxy between the host (not the migrations) and PostgreSQL.
     pub async fn proxied(mut self) -> Self {
-        let proxy = Proxy::start(cluster().port).await;
+        let proxy = Proxy::start(self.database.port).await;
         self.run = self.run.env("TIDEMILL_DATABASE_URL", self.database.url(proxy.port));
         self.proxy = Some(proxy);
         self
