@@ -5,6 +5,7 @@
 mod api;
 mod dead_letters;
 mod outbox;
+mod replays;
 mod waiting;
 
 use serde_json::Value as Json;

@@ -87,7 +87,7 @@ fn outcome(state: &ReplayState, replays_before: i32, hosts: bool) -> (&'static s
         "running" => "it is being run",
         "behind" => "earlier events of its key wait: see `tidemill waiting list`",
         "scheduled" => "it waits for another attempt",
-        _ => "no host has taken it up: its group may be paused, see /readyz of the hosts",
+        _ => "no host has taken it up: its group may have stopped, see /readyz of the hosts",
     };
     ("still-queued", Some(why.to_owned()))
 }

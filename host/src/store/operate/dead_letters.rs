@@ -4,8 +4,7 @@ use super::actions::record;
 use super::change::Step;
 use super::filter::Table;
 use super::{Bytes, Detail, Filter, OperateError, Order, Outcome, Page, Report, Session, Time};
-use super::{lock_keys, numbers, waiting_topic};
-use crate::store::outbox::key_bucket;
+use super::{key_lock, lock_keys, numbers};
 use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::json;
@@ -280,7 +279,7 @@ async fn lock_places(transaction: &Transaction<'_>, ids: &[i64]) -> Result<HashM
     let sql = "SELECT d.id, d.topic, d.key, s.scope FROM tidemill.dead_letters d \
                  JOIN tidemill.scopes s ON s.consumer_group = d.consumer_group AND s.state = 'current' WHERE d.id = ANY($1)";
     let rows = transaction.query(sql, &[&ids]).await?;
-    let bucket = |row: &Row| key_bucket(&waiting_topic(row.get(3), row.get(1)), row.get(2));
+    let bucket = |row: &Row| key_lock(row.get(3), row.get(1), row.get(2));
     lock_keys(transaction, rows.iter().map(bucket)).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(3))).collect())
 }

@@ -27,8 +27,10 @@ pub use view::{Bytes, Detail, Header, Time};
 pub use waiting::{DeadLetterNow, Retry, WaitingEvent};
 
 use super::error::{Unavailable, describe};
+use super::inbox::Scope;
 use super::outbox::KEY_LOCKS;
 use super::pool::Pool;
+use super::waiting::waiting_bucket;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient, Transaction};
 
@@ -121,7 +123,7 @@ async fn numbers(client: &impl GenericClient, sql: &str, ids: &[i64]) -> Result<
     Ok(client.query(sql, &[&ids]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-/// What the lock of a key's waiting events is named after, beside the key.
-fn waiting_topic(scope: i32, topic: &str) -> String {
-    format!("waiting/{scope}/{topic}")
+/// The lock of a key's waiting events. Records without a key share one, so that two orders for one row find each other there.
+fn key_lock(scope: i32, topic: &str, key: Option<&[u8]>) -> i16 {
+    waiting_bucket(Scope(scope), topic, key.unwrap_or_default())
 }

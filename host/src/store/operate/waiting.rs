@@ -4,7 +4,7 @@ use super::actions::record;
 use super::change::Step;
 use super::filter::Table;
 use super::{Bytes, Detail, Filter, OperateError, Order, Outcome, Page, Report, Session, Time};
-use super::{lock_keys, numbers, waiting_topic};
+use super::{key_lock, lock_keys, numbers};
 use crate::store::outbox::key_bucket;
 use async_trait::async_trait;
 use serde::Serialize;
@@ -272,7 +272,7 @@ async fn buckets(transaction: &Transaction<'_>, ids: &[i64]) -> Result<Vec<i16>,
     let rows = transaction.query("SELECT scope, topic, key FROM tidemill.waiting WHERE id = ANY($1)", &[&ids]).await?;
     let buckets = rows.iter().flat_map(|row| {
         let (scope, topic, key): (i32, &str, Option<&[u8]>) = (row.get(0), row.get(1), row.get(2));
-        [key_bucket(&waiting_topic(scope, topic), key), key_bucket(&format!("{topic}.dlq"), key)]
+        [key_lock(scope, topic, key), key_bucket(&format!("{topic}.dlq"), key)]
     });
     Ok(buckets.collect())
 }
