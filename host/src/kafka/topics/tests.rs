@@ -25,8 +25,11 @@ fn declared(topics: &[Wanted]) -> Topics {
     Topics::new(topics.to_vec(), &names(&[]), &names(&[]))
 }
 
+/// Name, partitions, replicas, settings.
+type Here<'a> = (&'a str, i32, i32, &'a [(&'a str, &'a str)]);
+
 /// A cluster that has these topics, each with its settings beside those of a topic `wanted`.
-fn found(brokers: usize, topics: &[(&str, i32, i32, &[(&str, &str)])]) -> Found {
+fn found(brokers: usize, topics: &[Here<'_>]) -> Found {
     let topic = |partitions: i32, replication: i32, settings: &[(&str, &str)]| {
         let usual = [("retention.ms", "604800000"), ("segment.ms", "86400000"), ("max.message.bytes", "1048588")];
         let all = usual.iter().chain(&[("min.insync.replicas", "1")]).chain(settings);
