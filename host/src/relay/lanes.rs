@@ -84,6 +84,10 @@ impl Lanes {
             self.topics.insert(row.topic.clone(), HashMap::new());
         }
         let Some(lanes) = self.topics.get_mut(&row.topic) else { return true };
+        // The number of partitions becomes known before the first row is acknowledged.
+        if let Some(Lane::Trying(first)) = lanes.get(&None) {
+            return *first == row.id;
+        }
         match lanes.entry(murmur2.of(&row.topic, key)).or_insert(Lane::Trying(row.id)) {
             Lane::Trying(first) => *first == row.id,
             Lane::Known(last) if last.elapsed() < KNOWN => true,
@@ -141,6 +145,7 @@ mod tests {
         assert!(!lanes.admit(&murmur2, &row(2, Some("foobar"))));
         assert!(lanes.admit(&murmur2, &row(3, None)));
         let partition = murmur2.partition("t", Some(b"21"), 3, |_| true);
+        assert!(!lanes.admit(&murmur2, &row(2, Some("foobar"))) && !lanes.admit(&murmur2, &row(4, Some("21"))));
         lanes.acknowledged("t", partition);
         assert!(lanes.admit(&murmur2, &row(4, Some("21"))) && lanes.admit(&murmur2, &row(5, Some("21"))));
         let other = ["a", "b", "c", "d"].into_iter().find(|key| place(key.as_bytes(), 3) != partition);

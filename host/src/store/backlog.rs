@@ -141,9 +141,11 @@ impl Outbox {
         Ok(row.map_err(unavailable)?.as_ref().map(waiting))
     }
 
-    /// The highest number drawn so far.
+    /// The highest number drawn so far. A new sequence names its first number before anybody has drawn it. (Sessions must not draw numbers in
+    /// advance: the identity column has no cache.)
     pub async fn drawn(&self) -> Result<i64, Unavailable> {
-        let row = self.client.query_one("SELECT last_value FROM tidemill.outbox_id_seq", &[]).await;
+        let sql = "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM tidemill.outbox_id_seq";
+        let row = self.client.query_one(sql, &[]).await;
         Ok(row.map_err(unavailable)?.get(0))
     }
 

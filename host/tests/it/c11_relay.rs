@@ -193,6 +193,15 @@ async fn c23_large_rows_that_waited_are_read_within_bounds() {
 }
 
 #[tokio::test]
+async fn c11_the_first_event_of_a_new_database_leaves_also_after_a_rest() {
+    let world = World::with_probe().await;
+    // Idle, the relay looks once a second how far it may raise its floor; by now it has.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    publish(&world, &world.topic("out"), "k", "first").await;
+    until_there(&world, &world.topic("out"), 1).await;
+}
+
+#[tokio::test]
 async fn c11_an_old_transaction_that_stays_open_holds_up_nothing() {
     let world = World::with_probe().await;
     let mut sql = world.sql().await;

@@ -207,6 +207,7 @@ async fn c22_a_relay_that_is_cut_off_stops_before_another_takes_over() {
 #[tokio::test]
 async fn c11_a_commit_wakes_the_relays_of_other_replicas() {
     let mut world = World::with_probe().await;
+    until_held(&[world.host()], &[8]).await;
     let options = format!("host=127.0.0.1 port={} user=postgres dbname={}", cluster().port, world.database.name);
     let (client, mut connection) = tokio_postgres::connect(&options, NoTls).await.unwrap();
     let (heard, mut rings) = tokio::sync::mpsc::unbounded_channel();

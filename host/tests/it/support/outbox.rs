@@ -55,8 +55,11 @@ pub async fn all_arrived(world: &World, topic: &str, sent: &Sent) -> usize {
     let mut arrived: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut times: BTreeMap<String, Option<i64>> = BTreeMap::new();
     let mut copies = 0;
+    let mut partitions: BTreeMap<String, i32> = BTreeMap::new();
     for record in records::all(&world.broker.address(), topic).await {
         let id = record.json()["id"].as_str().unwrap().to_owned();
+        let partition = *partitions.entry(record.key.clone().unwrap()).or_insert(record.partition);
+        assert_eq!(partition, record.partition, "{id} is in another partition than the rest of its key");
         match times.get(&id) {
             Some(first) => {
                 assert_eq!(*first, record.timestamp, "a copy of {id} has another timestamp");
@@ -70,8 +73,10 @@ pub async fn all_arrived(world: &World, topic: &str, sent: &Sent) -> usize {
     }
     assert_eq!(arrived.keys().collect::<Vec<_>>(), sent.keys().collect::<Vec<_>>());
     for (key, count) in sent {
-        let expected: Vec<String> = (0..*count).map(|number| format!("{key}-{number}")).collect();
-        assert_eq!(arrived[key], expected, "first appearances of key {key}");
+        let expected = (0..*count).map(|number| format!("{key}-{number}"));
+        let wrong = expected.zip(&arrived[key]).find(|(expected, arrived)| expected != *arrived);
+        assert!(wrong.is_none(), "first appearances of key {key}: (expected, arrived) = {wrong:?}");
+        assert_eq!(arrived[key].len(), *count, "first appearances of key {key}");
     }
     let all: usize = sent.values().sum();
     println!("{all} events and {copies} copies");
