@@ -253,7 +253,8 @@ async fn retentions_are_told_for_those_that_exist(kind: Kind) {
     make(&address, &name("day"), 1, &[("retention.ms", "86400000")]).await;
     make(&address, &name("ever"), 1, &[("retention.ms", "-1")]).await;
     let asked = ["day", "ever", "never"].map(name);
-    let told = tidemill::kafka::topics::retentions(&address, &asked).await.unwrap();
+    let told =
+        tidemill::kafka::topics::retentions(&tidemill::config::KafkaAccess::plaintext(address.clone()), &asked).await.unwrap();
     let day = std::time::Duration::from_secs(86_400);
     assert_eq!(told, BTreeMap::from([(name("day"), Some(day)), (name("ever"), None)]));
     assert_eq!(records::partition_count(&address, &name("never")).await, 0, "asking makes nothing");
