@@ -105,6 +105,10 @@ fn every_setting_of_the_table_reaches_the_configuration() {
 fn goes_with(setting: &str, other: &str) -> bool {
     let login = ["kafka_sasl_mechanism", "kafka_user", "kafka_password"];
     let certificate = ["kafka_certificate_file", "kafka_key_file", "kafka_key_password"];
+    if other == "kafka_brokers" {
+        // How brokers are reached matters to whoever reaches some.
+        return setting.starts_with("kafka_") && !["kafka_brokers", "kafka_addr"].contains(&setting);
+    }
     match setting {
         "kafka_ca_file" => other == "kafka_security_protocol" || login.contains(&other),
         _ if login.contains(&setting) || setting == "kafka_security_protocol" => {
