@@ -26,7 +26,7 @@ async fn c04_days_are_forgotten_by_dropping_their_partitions_and_their_records_a
     sql.execute("SELECT tidemill.inbox_prepare($1, $2)", &[&(day - 40), &(day - 38)]).await.unwrap();
     sql.execute(
         "INSERT INTO tidemill.inbox SELECT 1, d, 'test', 'handled' FROM generate_series($1::int4, $2) d",
-        &[&(day - 40), &(day + 0)],
+        &[&(day - 40), &day],
     )
     .await
     .unwrap();
@@ -73,10 +73,12 @@ async fn c04_copies_on_both_sides_of_midnight_have_one_effect() {
             world.until_seen(id).await;
         }
     }
-    // In one batch, and in two partitions at once.
-    let copies = [(1, midnight - 1), (1, midnight), (2, midnight), (2, midnight - 1)];
-    let copies: Vec<New> = copies.into_iter().map(|(partition, at)| New::event(partition, "both").at(at)).collect();
+    // In one batch.
+    let copies = [midnight - 1, midnight, midnight - 1].map(|at| New::event(1, "both").at(at));
     records::produce_all(&world.broker.address(), &world.topic("in"), &copies).await;
+    // In another partition, later.
+    world.until_seen("both").await;
+    world.send_at(2, "both", midnight).await;
     for partition in 0..3 {
         let id = format!("end-{partition}");
         world.send_event(partition, "k", &id, "probe.ok").await;

@@ -252,7 +252,7 @@ impl Reader {
             tokio::task::spawn_blocking(move || commit_and_leave(client)).await
         };
         match tokio::time::timeout(PARTING, parting).await {
-            Ok(Ok(Ok(()))) => tracing::debug!(group = &*group.id, "the offsets are committed"),
+            Ok(Ok(Ok(()))) => tracing::info!(group = &*group.id, "left the group; all offsets are committed"),
             Ok(Ok(Err(error))) => {
                 tracing::warn!(group = &*group.id, %error, "the last offsets are not committed; some events are read again")
             }

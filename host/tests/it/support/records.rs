@@ -218,20 +218,24 @@ pub async fn grow_topic(address: &str, topic: &str, partitions: usize) {
 
 /// What a group has committed for a topic, by partition.
 pub async fn committed(address: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> {
-    let mut config = config(address);
-    config.set("group.id", group).set("enable.auto.commit", "false");
-    let topic = topic.to_owned();
-    let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = config.create().unwrap();
-        let mut list = TopicPartitionList::new();
-        for partition in partitions(&consumer, &topic) {
-            list.add_partition(&topic, partition);
-        }
-        let list = consumer.committed_offsets(list, CALL).unwrap();
-        let numbers = list.elements().into_iter().filter_map(|one| Some((one.partition(), one.offset().to_raw()?)));
-        numbers.filter(|(_, offset)| *offset >= 0).collect()
-    });
-    asked.await.unwrap()
+    super::eventually("the broker says what the group has committed", async || {
+        let mut config = config(address);
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        let topic = topic.to_owned();
+        tokio::task::spawn_blocking(move || try_committed(&config, &topic)).await.unwrap()
+    })
+    .await
+}
+
+fn try_committed(config: &ClientConfig, topic: &str) -> Option<BTreeMap<i32, i64>> {
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in partitions(&consumer, topic) {
+        list.add_partition(topic, partition);
+    }
+    let list = consumer.committed_offsets(list, CALL).ok()?;
+    let numbers = list.elements().into_iter().filter_map(|one| Some((one.partition(), one.offset().to_raw()?)));
+    Some(numbers.filter(|(_, offset)| *offset >= 0).collect())
 }
 
 /// Commits an offset for a group without members.
