@@ -109,7 +109,9 @@ ALTER TABLE tidemill.scopes
     ADD COLUMN state text NOT NULL DEFAULT 'current' CHECK (state IN ('current', 'building', 'retired')),
     -- Where a building generation begins, milliseconds since 1970; null: with the oldest record.
     ADD COLUMN begins_at bigint,
-    ADD COLUMN ended_at timestamptz;
+    ADD COLUMN ended_at timestamptz,
+    -- The day (as in the inbox) whose events units may note side by side; see tidemill.enter_day.
+    ADD COLUMN day integer;
 CREATE UNIQUE INDEX scopes_current ON tidemill.scopes (consumer_group) WHERE state = 'current';
 CREATE UNIQUE INDEX scopes_building ON tidemill.scopes (consumer_group) WHERE state = 'building';
 
@@ -220,6 +222,32 @@ BEGIN
     EXECUTE format('ALTER TABLE tidemill.inbox_other DROP CONSTRAINT IF EXISTS inbox_forgotten,
                     ADD CONSTRAINT inbox_forgotten CHECK (bucket < %s OR bucket >= %s) NOT VALID', span.low, span.forgotten_below);
     RETURN day;
+END
+$$;
+
+-- Called by a unit before it notes events of the days from `low` to `high`. A unique key holds within a day only: copies of an event
+-- on two days would not meet if their units ran side by side, since neither sees the other's row. So units of one scope run side by side
+-- while they are of one day, the scope's; a unit of another day, or of several, runs alone in its scope.
+CREATE FUNCTION tidemill.enter_day(of_scope integer, low integer, high integer) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    current integer;
+BEGIN
+    SELECT day INTO current FROM tidemill.scopes WHERE scope = of_scope;
+    IF low = high AND current = low THEN
+        PERFORM pg_advisory_xact_lock_shared(7005, of_scope);
+        SELECT day INTO current FROM tidemill.scopes WHERE scope = of_scope;
+        IF current = low THEN
+            RETURN;
+        END IF;
+        -- No lock is exchanged for a stronger one: two that did would wait for each other.
+        RAISE EXCEPTION 'the day of scope % has changed meanwhile', of_scope USING ERRCODE = '40001';
+    END IF;
+    PERFORM pg_advisory_xact_lock(7005, of_scope);
+    IF low = high THEN
+        UPDATE tidemill.scopes SET day = low WHERE scope = of_scope AND day IS DISTINCT FROM low;
+    END IF;
 END
 $$;
 

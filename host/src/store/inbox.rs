@@ -34,6 +34,9 @@ pub(super) const NOTE: &str = "\
     ON CONFLICT DO NOTHING \
     RETURNING source, id";
 
+/// Said before [`NOTE`], with the first and the last day of the batch.
+pub(super) const ENTER: &str = "SELECT tidemill.enter_day($1, $2, $3)";
+
 /// Which keys of a batch may not run with it: those with waiting rows (counted up to the limit), and those with single attempts. A statement of
 /// its own after [`NOTE`], which may have waited for the unit that parked them.
 pub(super) const HELD: &str = "\

@@ -76,9 +76,13 @@ async fn c04_copies_on_both_sides_of_midnight_have_one_effect() {
     // In one batch.
     let copies = [midnight - 1, midnight, midnight - 1].map(|at| New::event(1, "both").at(at));
     records::produce_all(&world.broker.address(), &world.topic("in"), &copies).await;
-    // In another partition, later.
-    world.until_seen("both").await;
-    world.send_at(2, "both", midnight).await;
+    // In two partitions at once, many of them, so that some are in flight together.
+    for number in 0..40 {
+        let copies = [(1, midnight - 1), (2, midnight)];
+        let copies: Vec<New> =
+            copies.into_iter().map(|(partition, at)| New::event(partition, &format!("pair-{number}")).at(at)).collect();
+        records::produce_all(&world.broker.address(), &world.topic("in"), &copies).await;
+    }
     for partition in 0..3 {
         let id = format!("end-{partition}");
         world.send_event(partition, "k", &id, "probe.ok").await;
@@ -87,6 +91,9 @@ async fn c04_copies_on_both_sides_of_midnight_have_one_effect() {
     for id in ["forth", "back", "both"] {
         assert_eq!(world.seen(id).await, 1, "{id}");
     }
+    let pairs = "SELECT count(*), count(DISTINCT event_id) FROM probe.seen WHERE event_id LIKE 'pair-%'";
+    let row = world.sql().await.query_one(pairs, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (40, 40), "copies in flight at the same moment");
     let days = "SELECT count(DISTINCT tableoid) FROM tidemill.inbox WHERE id IN ('forth', 'back')";
     assert_eq!(world.count(days).await, 2, "the two lie in partitions of their own");
 }

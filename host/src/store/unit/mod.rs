@@ -122,8 +122,10 @@ impl Unit {
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let (client, host) = (&connection.client, &connection.host);
         self.busy = true;
-        let (begun, rows, held, id) = future::join4(
+        let days = (buckets.iter().min().copied(), buckets.iter().max().copied());
+        let (begun, entered, rows, held, id) = future::join5(
             client.batch_execute(&begin),
+            client.query_one(&host.enter, &[&scope.0, &days.0, &days.1]),
             client.query(&host.note, &[&scope.0, &buckets, &sources, &ids]),
             async {
                 match keys.is_empty() {
@@ -137,6 +139,7 @@ impl Unit {
         self.busy = false;
         self.began = true;
         begun?;
+        entered?;
         let (rows, held) = (rows?, held?);
         self.xid = id?.get(0);
         self.wrote = true;

@@ -85,6 +85,7 @@ impl Opening {
 
 /// The host's own statements around a handler's, prepared when a connection is made.
 pub(in crate::store) struct HostStatements {
+    pub(super) enter: Statement,
     pub(super) note: Statement,
     pub(super) held: Statement,
     pub(super) claimed: Statement,
@@ -100,14 +101,15 @@ pub(in crate::store) struct HostStatements {
 
 impl HostStatements {
     pub(in crate::store) async fn prepare(client: &tokio_postgres::Client) -> Result<Self, tokio_postgres::Error> {
-        let [note, xid, assume, constraints, locks, insert] =
-            [inbox::NOTE, XID, ASSUME, CONSTRAINTS, outbox::KEY_LOCKS, outbox::INSERT].map(|text| client.prepare(text));
-        let (note, xid, assume) = future::try_join3(note, xid, assume).await?;
+        let [enter, note, xid, assume, constraints, locks, insert] =
+            [inbox::ENTER, inbox::NOTE, XID, ASSUME, CONSTRAINTS, outbox::KEY_LOCKS, outbox::INSERT]
+                .map(|text| client.prepare(text));
+        let (enter, note, xid, assume) = future::try_join4(enter, note, xid, assume).await?;
         let (constraints, locks, insert) = future::try_join3(constraints, locks, insert).await?;
         let [held, claimed, park, done, trust] =
             [inbox::HELD, RESUME_WAITING, waiting::PARK, DONE, TRUST].map(|text| client.prepare(text));
         let (held, claimed, park, done, trust) = future::try_join5(held, claimed, park, done, trust).await?;
-        Ok(Self { note, held, claimed, xid, assume, constraints, locks, insert, park, done, trust })
+        Ok(Self { enter, note, held, claimed, xid, assume, constraints, locks, insert, park, done, trust })
     }
 
     /// Sends the end of a unit in the one lock order: constraints, key locks, rows. The first error is the one that counts.

@@ -78,6 +78,7 @@ impl Journal {
         self.transaction(async |client| {
             let Identity { source, id, bucket } = &event.identity;
             let (buckets, sources, ids) = (vec![*bucket], vec![source], vec![id]);
+            client.query_one(inbox::ENTER, &[&consumer.scope.0, bucket, bucket]).await?;
             if client.query(inbox::NOTE, &[&consumer.scope.0, &buckets, &sources, &ids]).await?.is_empty() {
                 return Ok(Outcome::Gone);
             }

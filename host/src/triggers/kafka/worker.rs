@@ -81,11 +81,12 @@ impl Worker {
         let (mut skipped, mut expired) = (0, 0);
         for record in records {
             let record = Arc::new(record);
+            if self.runner.trigger.days.expired(record.timestamp) {
+                expired += 1;
+                continue;
+            }
             match Work::decode(record.clone(), payload) {
-                Ok(work) if self.wants(&work) => match self.runner.trigger.days.expired(work.record.timestamp) {
-                    true => expired += 1,
-                    false => works.push(work),
-                },
+                Ok(work) if self.wants(&work) => works.push(work),
                 Ok(_) => skipped += 1,
                 Err(reason) => self.no_event(record, reason).await?,
             }
