@@ -91,7 +91,8 @@ async fn c11_replicas_share_the_relay_and_hand_over_without_a_copy(kind: Kind) {
         until_held(&[&first, &third], &[4, 4]).await;
         let ready = reqwest::Client::builder().no_proxy().build().unwrap().get(format!("{}/readyz", first.admin));
         let body: serde_json::Value = ready.send().await.unwrap().json().await.unwrap();
-        assert!(body["notes"].as_object().is_none_or(|notes| notes.is_empty()), "{body}");
+        // The probe publishes to a topic that is missing on purpose.
+        assert!(body["notes"].as_object().is_none_or(|notes| notes.keys().all(|name| name == "topics")), "{body}");
         third
     };
     let (loaded, third) = under_load(&world, &topic, joining).await;

@@ -42,7 +42,9 @@ async fn all_of_it_works(world: &mut World) {
         assert_eq!(world.seen(id).await, 1);
     }
     world.until_outbox_is_empty().await;
-    assert_eq!(world.readyz().await.body["notes"], json!({}));
+    let notes = world.readyz().await.body["notes"].clone();
+    // The probe publishes to a topic that is missing on purpose.
+    assert!(notes.as_object().unwrap().keys().all(|name| name == "topics"), "{notes}");
     tells_no_secret(world);
 }
 
@@ -154,7 +156,10 @@ async fn a_wrong_protocol_or_mechanism_is_said_by_its_setting() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_back_is_taken_off_the_board_without_traffic() {
     let mut world = World::probe_on(Broker::dedicated(Kind::Embedded).await).await.started().await;
-    let notes = async |world: &World| world.readyz().await.body["notes"].as_object().unwrap().len();
+    let notes = async |world: &World| {
+        let notes = world.readyz().await.body["notes"].clone();
+        notes.as_object().unwrap().keys().filter(|name| *name != "topics").count()
+    };
     world.send_event(0, "k", "first", "probe.x").await;
     world.until_seen("first").await;
     world.broker.stop().await;

@@ -19,6 +19,9 @@ use super::replace_file;
 use super::segment::{Entry, Segment};
 
 const START: &str = "start";
+/// What was written a moment ago stays that long, whatever its records say of their age: Kafka looks every five minutes only, and a record
+/// that is old when it comes shall be read all the same.
+const SETTLE: i64 = 30_000;
 
 /// Whole batches in files, to be read without the lock of the log: a batch never changes once it is written.
 #[derive(Debug, Default)]
@@ -169,7 +172,9 @@ impl Log {
         let size: u64 = self.segments.iter().map(|segment| segment.size).sum();
         let mut excess = limits.retention_bytes.map_or(0, |kept| size.saturating_sub(kept));
         let gone = |segment: &&Segment| {
-            let old = limits.retention_ms.is_some_and(|kept| now - segment.age_from() > kept);
+            let old = limits
+                .retention_ms
+                .is_some_and(|kept| now - segment.age_from() > kept && now - segment.written() > kept.min(SETTLE));
             let beyond = limits.retention_bytes.is_some() && excess >= segment.size;
             excess = excess.saturating_sub(segment.size);
             segment.size > 0 && (old || beyond || segment.end() <= self.start)

@@ -130,6 +130,11 @@ impl Segment {
         }
     }
 
+    /// When it was last written, milliseconds since 1970.
+    pub(super) fn written(&self) -> i64 {
+        self.written
+    }
+
     /// What retention goes by: the largest timestamp of a record, or else when the file was written.
     pub(super) fn age_from(&self) -> i64 {
         if self.max_timestamp >= 0 { self.max_timestamp } else { self.written }
