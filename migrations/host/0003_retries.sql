@@ -41,7 +41,8 @@ COMMENT ON COLUMN tidemill.waiting.deaths IS 'how many processes ended while the
 COMMENT ON COLUMN tidemill.waiting.dead_letter IS 'the dead letter that this row replays';
 COMMENT ON COLUMN tidemill.waiting.ordered_by IS 'who ordered the replay';
 
-CREATE INDEX waiting_key ON tidemill.waiting (scope, topic, key, id);
+-- By the key's hash: an index takes no more than a third of a page, and a key may be as long as a record.
+CREATE INDEX waiting_key ON tidemill.waiting (scope, topic, sha256(key), id);
 CREATE INDEX waiting_due ON tidemill.waiting (due) WHERE due IS NOT NULL;
 ALTER TABLE tidemill.waiting SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
@@ -50,9 +51,9 @@ CREATE TABLE tidemill.single_attempts (
     scope integer NOT NULL,
     topic text NOT NULL,
     key   bytea NOT NULL,
-    since timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (scope, topic, key)
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE UNIQUE INDEX single_attempts_key ON tidemill.single_attempts (scope, topic, sha256(key));
 
 -- Events that a group has given up. The topic `<topic>.dlq` has a copy for outside tools; this is the truth.
 CREATE TABLE tidemill.dead_letters (
@@ -262,7 +263,7 @@ BEGIN ATOMIC
     UPDATE tidemill.waiting SET due = clock_timestamp()
      WHERE due IS NULL
        AND id = (SELECT id FROM tidemill.waiting
-                  WHERE scope = of_scope AND topic = of_topic AND key = of_key ORDER BY id LIMIT 1);
+                  WHERE scope = of_scope AND topic = of_topic AND sha256(key) = sha256(of_key) ORDER BY id LIMIT 1);
 END;
 
 -- Ends the retries of a waiting row: it becomes a dead letter with a copy for `<topic>.dlq`, its key's next events get one attempt each, and
@@ -287,7 +288,8 @@ BEGIN
          WHERE id = w.dead_letter AND state = 'dead';
         RETURN w.dead_letter;
     END IF;
-    IF w.key IS NOT NULL AND w.type <> '' THEN
+    -- One that found no room among the waiting says nothing of its key: the one at the head keeps its retries.
+    IF w.key IS NOT NULL AND w.type <> '' AND class <> 'waiting-cap' THEN
         INSERT INTO tidemill.single_attempts (scope, topic, key) VALUES (w.scope, w.topic, w.key) ON CONFLICT DO NOTHING;
     END IF;
     INSERT INTO tidemill.dead_letters (scope, consumer_group, handler, topic, partition, record_offset, record_time, key, value,
@@ -330,7 +332,7 @@ BEGIN
         RETURN 'gone';
     END IF;
     IF exhausted OR w.dead_letter IS NOT NULL
-       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = w.scope AND s.topic = w.topic AND s.key = w.key) THEN
+       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = w.scope AND s.topic = w.topic AND sha256(s.key) = sha256(w.key)) THEN
         PERFORM tidemill.bury(waiting_id, class, reason, by_revision);
         RETURN 'dead';
     END IF;
@@ -352,7 +354,7 @@ BEGIN
     END IF;
     IF w.key IS NOT NULL THEN
         PERFORM tidemill.promote(w.scope, w.topic, w.key);
-        DELETE FROM tidemill.single_attempts WHERE scope = w.scope AND topic = w.topic AND key = w.key;
+        DELETE FROM tidemill.single_attempts WHERE scope = w.scope AND topic = w.topic AND sha256(key) = sha256(w.key);
     END IF;
     IF w.dead_letter IS NOT NULL THEN
         UPDATE tidemill.dead_letters SET state = 'replayed', ended_at = clock_timestamp(), ended_by = coalesce(w.ordered_by, '')

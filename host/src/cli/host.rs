@@ -29,8 +29,8 @@ pub(super) struct Setup {
     pub(super) plan: Plan,
 }
 
-/// What the consumers need beyond the grace period, to commit the last offsets and to leave their groups.
-const PARTING: Duration = Duration::from_secs(5);
+/// What the consumers need beyond the grace period, to roll back what is under way, to commit the last offsets and to leave their groups.
+const PARTING: Duration = Duration::from_secs(6);
 
 /// A running host.
 pub(super) struct Host {

@@ -41,11 +41,11 @@ pub(super) const ENTER: &str = "SELECT tidemill.enter_day($1, $2, $3)";
 /// its own after [`NOTE`], which may have waited for the unit that parked them.
 pub(super) const HELD: &str = "\
     SELECT k.key, \
-           (SELECT count(*) FROM (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND w.key = k.key LIMIT $4) c), \
-           EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND s.key = k.key) \
+           (SELECT count(*) FROM (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = sha256(k.key) LIMIT $4) c), \
+           EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = sha256(k.key)) \
     FROM unnest($3::bytea[]) AS k(key) \
-    WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND w.key = k.key) \
-       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND s.key = k.key)";
+    WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = sha256(k.key)) \
+       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = sha256(k.key))";
 
 #[cfg(test)]
 mod tests {

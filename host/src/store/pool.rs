@@ -236,6 +236,11 @@ impl Pool {
         self.shared.target.tls()
     }
 
+    /// `lock_timeout` of every connection.
+    pub(super) fn lock_timeout(&self) -> Duration {
+        self.shared.options.lock_timeout
+    }
+
     pub(super) fn patience(&self) -> Duration {
         self.shared.options.patience
     }

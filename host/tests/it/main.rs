@@ -9,18 +9,24 @@
     reason = "a test may fail by panicking, and nobody imports it"
 )]
 
+mod bad_input;
 mod c01_unit_of_work;
 mod c02_answers;
 mod c04_identity;
+mod c05_batches;
+mod c06_order;
 mod c07_offsets;
+mod c08_faults;
 mod c08_retries;
 mod c11_relay;
+mod c12_trace;
 mod c22_shutdown;
 mod clients;
 mod dev;
 mod faults;
 mod gate;
 mod harness;
+mod host_faults;
 mod http_edge;
 mod inbox_days;
 mod isolation;

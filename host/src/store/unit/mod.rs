@@ -288,7 +288,8 @@ impl Unit {
 
     /// What is still to be said before the handler's next statement.
     fn opening(&self) -> Opening {
-        Opening { begin: (!self.began).then(|| self.context.begin()), assume: (!self.assumed).then(|| self.context.clone()) }
+        let assume = (!self.assumed).then(|| self.context.clone());
+        Opening { begin: (!self.began).then(|| self.context.begin()), assume, lock_timeout: self.pool.lock_timeout() }
     }
 
     fn opened(&mut self, opened: Result<(), StatementError>) -> Result<(), StatementError> {

@@ -8,12 +8,14 @@ use crate::store::pool::Connection;
 use crate::store::waiting::{self, ParkColumns};
 use futures_util::{StreamExt, future, pin_mut};
 use std::borrow::Cow;
+use std::time::Duration;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 /// Sets the unit's role and settings; `SET LOCAL` in a form that is prepared once.
 const ASSUME: &str = "SELECT set_config('role', $1, true), set_config('search_path', $2, true), \
-     set_config('tidemill.subject', $3, true), set_config('statement_timeout', $4, true), set_config('plan_cache_mode', 'auto', true)";
+     set_config('tidemill.subject', $3, true), set_config('statement_timeout', $4, true), set_config('lock_timeout', $5, true), \
+     set_config('plan_cache_mode', 'auto', true)";
 /// Back to the login role, for the host's own rows at the end. The search path goes back as well: a plan prepared under one path is made
 /// anew under another, so each statement here is prepared under the path that it runs with.
 pub(super) const RESUME: &str = "SELECT set_config('role', 'none', true), set_config('search_path', 'pg_catalog', true), \
@@ -21,7 +23,7 @@ pub(super) const RESUME: &str = "SELECT set_config('role', 'none', true), set_co
 /// The fence of a waiting row: whoever holds another claim finds nothing.
 const RESUME_WAITING: &str = "SELECT id FROM tidemill.waiting WHERE id = $1 AND claim = $2 FOR UPDATE";
 const DONE: &str = "SELECT tidemill.done($1)";
-const TRUST: &str = "DELETE FROM tidemill.single_attempts WHERE scope = $1 AND topic = $2 AND key = $3";
+const TRUST: &str = "DELETE FROM tidemill.single_attempts WHERE scope = $1 AND topic = $2 AND sha256(key) = sha256($3)";
 pub(super) const XID: &str = "SELECT pg_current_xact_id_if_assigned()::text";
 const CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
@@ -55,6 +57,8 @@ pub(super) async fn collect(
 pub(super) struct Opening {
     pub(super) begin: Option<Cow<'static, str>>,
     pub(super) assume: Option<UnitContext>,
+    /// The longest wait for a lock.
+    pub(super) lock_timeout: Duration,
 }
 
 impl Opening {
@@ -71,7 +75,9 @@ impl Opening {
             let role: &str = &context.role;
             let path = format!("\"{}\", pg_temp", context.schema);
             let timeout = context.sql_time.as_millis().to_string();
-            let params: [&(dyn ToSql + Sync); 4] = [&role, &path, &context.subject, &timeout];
+            // Who waits for a lock is not at fault, who computes too long is: the shorter of the two timeouts tells them apart.
+            let lock_timeout = (context.sql_time * 4 / 5).min(self.lock_timeout).as_millis().max(1).to_string();
+            let params: [&(dyn ToSql + Sync); 5] = [&role, &path, &context.subject, &timeout, &lock_timeout];
             client.query_one(&connection.host.assume, &params).await.map(drop).map_err(|error| (error, role))
         };
         let (begun, assumed) = future::join(begin, assume).await;

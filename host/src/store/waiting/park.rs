@@ -11,7 +11,7 @@ pub(in crate::store) const PARK: &str = "\
     SELECT $1, $2, $3, $4, $5, r.record_offset, r.record_time, r.key, r.value, \
            ($6::text[])[r.h_from:r.h_to], ($7::bytea[])[r.h_from:r.h_to], r.source, r.event_id, r.type, \
            CASE WHEN r.key IS NULL OR (row_number() OVER (PARTITION BY r.key ORDER BY r.n) = 1 AND NOT EXISTS \
-                     (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $4 AND w.key = r.key)) \
+                     (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $4 AND sha256(w.key) = sha256(r.key))) \
                 THEN clock_timestamp() END \
     FROM unnest($8::int8[], $9::int8[], $10::bytea[], $11::bytea[], $12::int4[], $13::int4[], $14::text[], $15::text[], $16::text[]) \
          WITH ORDINALITY AS r(record_offset, record_time, key, value, h_from, h_to, source, event_id, type, n) \

@@ -9,6 +9,9 @@ use base64::Engine as _;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
+/// The longest `id`, `source` or `type`, in bytes.
+const LONGEST: usize = 1_000;
+
 /// The event of a record, or why it is none.
 pub(super) fn decode(record: &Record, payload: Payload) -> Result<Event, String> {
     match payload {
@@ -134,6 +137,9 @@ fn event(record: &Record, mut attributes: BTreeMap<String, String>, data: Option
         _ => Err(format!("it has no `{name}`")),
     };
     let (id, source, type_) = (required("id")?, required("source")?, required("type")?);
+    for (name, value) in [("id", &id), ("source", &source), ("type", &type_)] {
+        storable(name, value)?;
+    }
     let time = match attributes.remove("time") {
         None => None,
         Some(text) => {
@@ -157,6 +163,17 @@ fn event(record: &Record, mut attributes: BTreeMap<String, String>, data: Option
         key: record.key.clone(),
         timestamp: record.timestamp,
     })
+}
+
+/// Whether an attribute can be noted: what identifies an event is kept in an index.
+fn storable(name: &str, value: &str) -> Result<(), String> {
+    if value.len() > LONGEST {
+        return Err(format!("its `{name}` has {} bytes; {LONGEST} are the most", value.len()));
+    }
+    match value.contains('\0') {
+        true => Err(format!("its `{name}` contains a zero character")),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +225,12 @@ mod tests {
             (&[], Some(r#"{"specversion":"1.0","id":"1","source":"s","type":"t","time":"soon"}"#), "soon"),
             (&[("content-type", "application/cloudevents-batch+json")], Some("[]"), "batch"),
             (&[("ce_specversion", "1.0")], Some("{}"), "`id`"),
+            (&[], Some(r#"{"specversion":"1.0","id":"a\u0000b","source":"s","type":"t"}"#), "zero character"),
+            (
+                &[],
+                Some(&format!(r#"{{"specversion":"1.0","id":"{}","source":"s","type":"t"}}"#, "x".repeat(1_001))),
+                "1001 bytes",
+            ),
         ] {
             let reason = cloudevent(&record(headers, value)).unwrap_err();
             assert!(reason.contains(says), "{value:?}: {reason}");

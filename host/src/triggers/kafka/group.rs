@@ -5,7 +5,7 @@ use super::places::{Gone, Place, Places, positions};
 use super::queue::Queue;
 use super::runner::Runner;
 use super::worker::Worker;
-use super::{Group, KafkaTrigger, record};
+use super::{CUT, Group, KafkaTrigger, record};
 use crate::kafka::KafkaContext;
 use crate::kafka::offsets::{TopicPartition, list};
 use crate::store::{Consumer as Consuming, Order, Scope, Scopes};
@@ -238,12 +238,14 @@ impl Reader {
 
     /// No more work; what is under way ends, its offsets are committed, and the group is left.
     async fn end(self, grace: Duration) {
-        let Self { group, client, held, places, mut workers, mut errands, .. } = self;
+        let Self { runner, group, client, held, places, mut workers, mut errands, .. } = self;
         held.finish();
         drop(places);
-        let ended = tokio::time::timeout(grace, async { while workers.join_next().await.is_some() {} }).await;
-        if ended.is_err() {
+        let mut over = async || while workers.join_next().await.is_some() {};
+        if tokio::time::timeout(grace, over()).await.is_err() {
             tracing::warn!(group = &*group.id, "batches under way did not end in time; they are rolled back and run again");
+            runner.cut();
+            let _ = tokio::time::timeout(CUT, over()).await;
         }
         drop(workers);
         let parting = async {

@@ -48,6 +48,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use upkeep::Upkeep;
 
+/// What is cut off at the end of the grace period may take so long to give up its place or claim.
+const CUT: Duration = Duration::from_secs(2);
+
 /// What the consumers need.
 #[derive(Debug, Clone)]
 pub struct KafkaTrigger {

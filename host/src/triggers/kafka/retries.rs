@@ -1,6 +1,7 @@
 //! Runs the events that wait in the database when their time has come. Every replica does; each row is one's at a time, and a key's rows run one
 //! after the other, since only the first of them is ever due.
 
+use super::CUT;
 use super::runner::{Runner, Work};
 use super::worker::DEATHS;
 use crate::engine::{Failure, Fence, Handler};
@@ -48,9 +49,11 @@ pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, gr
             _ = stop.changed() => {}
         }
     }
-    let ended = tokio::time::timeout(grace, async { while tasks.join_next().await.is_some() {} }).await;
-    if ended.is_err() {
+    let mut over = async || while tasks.join_next().await.is_some() {};
+    if tokio::time::timeout(grace, over()).await.is_err() {
         tracing::warn!("retries under way did not end in time; they are rolled back and run again");
+        runner.cut();
+        let _ = tokio::time::timeout(CUT, over()).await;
     }
 }
 

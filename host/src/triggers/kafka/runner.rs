@@ -11,7 +11,7 @@ use crate::store::{Attempt, Consumer, Identity, Journal, Outcome, Parked, Record
 use crate::telemetry::{FailureLabels, lock};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Shared by all consumers of the process.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(super) struct Runner {
     /// Rings when an event has been parked for a retry.
     pub(super) bell: Notify,
     breakers: Mutex<HashMap<Arc<str>, Arc<Breaker>>>,
+    /// True when what is under way has to end at once.
+    cut: watch::Sender<bool>,
 }
 
 /// An event on its way to a handler.
@@ -76,6 +78,7 @@ impl Runner {
             journal,
             bell: Notify::new(),
             breakers: Mutex::default(),
+            cut: watch::Sender::new(false),
             trigger,
         }
     }
@@ -87,6 +90,11 @@ impl Runner {
             .iter()
             .find_map(|handler| handler.manifest.declares.get(topic))
             .map_or(Payload::CloudEvents, |topic| topic.payload)
+    }
+
+    /// Ends what is under way as a fault of the host's own: it is rolled back, and the places and claims of this process are given up in order.
+    pub(super) fn cut(&self) {
+        self.cut.send_replace(true);
     }
 
     /// The breaker of a group.
@@ -110,7 +118,15 @@ impl Runner {
         let call = Call::Events(Batch { consumer: consumer.clone(), fence, items });
         // In a task of its own: neither a panic nor the end of the caller may cut a commit in two.
         let (engine, invoked) = (self.trigger.engine.clone(), handler.clone());
-        match tokio::spawn(async move { engine.invoke(&invoked, origin, call).await }).await {
+        let mut cut = self.cut.subscribe();
+        let invocation = async move {
+            tokio::select! {
+                biased;
+                ended = engine.invoke(&invoked, origin, call) => ended,
+                _ = cut.wait_for(|cut| *cut) => Err(Failure::Unavailable("the host stops".to_owned())),
+            }
+        };
+        match tokio::spawn(invocation).await {
             Ok(Ok(Answer::Events { handled, parked })) => Ok(Done { handled, parked }),
             Ok(Ok(Answer::Http(_))) => Err(Failure::Trap("the engine answered a batch with a response".to_owned())),
             Ok(Err(failure)) => Err(failure),

@@ -76,9 +76,18 @@ impl Handlers {
 
     /// Sets one of the handler's limits.
     pub fn limit(&self, handler: &str, name: &str, value: impl Into<Value>) {
+        self.set(handler, "limits", name, value.into());
+    }
+
+    /// Sets what the handler's manifest says about retries.
+    pub fn retry(&self, handler: &str, name: &str, value: impl Into<Value>) {
+        self.set(handler, "retry", name, value.into());
+    }
+
+    fn set(&self, handler: &str, section: &str, name: &str, value: Value) {
         self.change(handler, |manifest| {
-            let limits = manifest.entry("limits").or_insert_with(|| Table::new().into());
-            limits.as_table_mut().unwrap().insert(name.into(), value.into());
+            let section = manifest.entry(section).or_insert_with(|| Table::new().into());
+            section.as_table_mut().unwrap().insert(name.into(), value);
         });
     }
 

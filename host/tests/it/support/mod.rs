@@ -3,10 +3,12 @@
 pub mod apache;
 pub mod broker;
 pub mod certs;
+pub mod events;
 pub mod frames;
 pub mod handlers;
 pub mod host;
 pub mod http;
+pub mod ledger;
 pub mod outbox;
 pub mod postgres;
 pub mod process;

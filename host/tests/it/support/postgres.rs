@@ -1,9 +1,9 @@
 //! A private PostgreSQL cluster for the test process and a database of its own for each test.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
@@ -14,21 +14,73 @@ use super::process;
 /// The database whose TCP connections need a password; all others trust.
 pub const WITH_PASSWORD: &str = "needs_password";
 
-/// The running cluster.
+/// A cluster that can go away and come back with its data.
 pub struct Cluster {
     /// Its port on 127.0.0.1.
     pub port: u16,
+    folder: PathBuf,
+    /// Settings beside those of all clusters, as `name=value`.
+    settings: Vec<String>,
+    server: Mutex<Option<Child>>,
 }
 
 /// The cluster of this test process, started at the first call.
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
+    CLUSTER.get_or_init(Cluster::dedicated)
+}
+
+impl Cluster {
+    /// A running cluster for one test alone, which may stop it.
+    pub fn dedicated() -> Self {
         let rules = format!(
             "local all all trust\nhost {WITH_PASSWORD} all 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
         );
         start(&rules, None)
-    })
+    }
+
+    /// Takes the server away in the midst of its work, as a power cut would; its data stay.
+    pub fn stop(&self) {
+        if let Some(mut server) = self.server.lock().unwrap().take() {
+            let asked = Command::new("kill").args(["-QUIT", &server.id().to_string()]).status();
+            assert!(asked.unwrap().success());
+            server.wait().unwrap();
+        }
+    }
+
+    /// Brings the server back on the same port.
+    pub fn start(&self) {
+        let mut server = Command::new("setpriv");
+        server
+            .args(unprivileged())
+            .args(["--pdeathsig", "QUIT", "--"])
+            .arg(programs().join("postgres"))
+            .current_dir(&self.folder);
+        server.arg("-D").arg(self.folder.join("data")).arg("-p").arg(self.port.to_string()).arg("-k").arg(&self.folder);
+        // The disk is not what these tests are about; commit timestamps tell them in which order transactions committed.
+        let all = [
+            "listen_addresses=127.0.0.1",
+            "fsync=off",
+            "max_connections=300",
+            "track_commit_timestamp=on",
+            "shared_buffers=64MB",
+        ];
+        for setting in all.into_iter().chain(self.settings.iter().map(String::as_str)) {
+            server.args(["-c", setting]);
+        }
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
+        server.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let server = process::spawn(server).unwrap();
+        process::outlives_tests(&server);
+        *self.server.lock().unwrap() = Some(server);
+        await_socket(&self.folder, self.port);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 /// Starts a cluster with these rules of access and, if given, TLS with a certificate and the authority of clients' certificates.
@@ -51,16 +103,7 @@ pub fn start(rules: &str, tls: Option<(&Issued, &Path)>) -> Cluster {
     assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
     std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
 
-    let port = process::free_port();
-    let mut server = Command::new("setpriv");
-    server.args(unprivileged()).args(["--pdeathsig", "QUIT", "--"]).arg(bin.join("postgres")).current_dir(&folder);
-    server.arg("-D").arg(&data).arg("-p").arg(port.to_string()).arg("-k").arg(&folder);
-    // The disk is not what these tests are about; commit timestamps tell them in which order transactions committed.
-    for setting in
-        ["listen_addresses=127.0.0.1", "fsync=off", "max_connections=300", "track_commit_timestamp=on", "shared_buffers=64MB"]
-    {
-        server.args(["-c", setting]);
-    }
+    let mut settings = Vec::new();
     if let Some((issued, authority)) = tls {
         let key = folder.join("server.key");
         std::fs::copy(&issued.key, &key).unwrap();
@@ -74,14 +117,12 @@ pub fn start(rules: &str, tls: Option<(&Issued, &Path)>) -> Cluster {
             ("ssl_ca_file", authority),
             ("ssl", Path::new("on")),
         ] {
-            server.arg("-c").arg(format!("{setting}={}", value.display()));
+            settings.push(format!("{setting}={}", value.display()));
         }
     }
-    let log = std::fs::File::create(folder.join("log")).unwrap();
-    server.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    process::outlives_tests(&process::spawn(server).unwrap());
-    await_socket(&folder, port);
-    Cluster { port }
+    let cluster = Cluster { port: process::free_port(), folder, settings, server: Mutex::new(None) };
+    cluster.start();
+    cluster
 }
 
 /// The arguments that make `setpriv` run a program as a user that PostgreSQL accepts.
@@ -123,8 +164,13 @@ pub struct Database {
 impl Database {
     /// Makes an empty database under a name that no other test has.
     pub async fn create() -> Self {
+        Self::create_on(cluster()).await
+    }
+
+    /// Makes one in a cluster.
+    pub async fn create_on(cluster: &Cluster) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        Self::create_named(&format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))).await
+        Self::create_in(cluster, &format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))).await
     }
 
     /// Makes an empty database.
@@ -162,7 +208,7 @@ impl Database {
 
     /// A superuser's connection, never through a proxy.
     pub async fn connect(&self) -> Client {
-        connect(self.port, &self.name).await.unwrap()
+        super::eventually("PostgreSQL lets us in", async || connect(self.port, &self.name).await.ok()).await
     }
 }
 

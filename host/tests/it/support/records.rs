@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -20,6 +21,8 @@ pub struct Record {
     pub key: Option<String>,
     /// Its value as it is.
     pub value: Vec<u8>,
+    /// It has no value at all.
+    pub tombstone: bool,
     /// Its headers as text.
     pub headers: Vec<(String, String)>,
     /// Where it is.
@@ -132,6 +135,49 @@ pub async fn produce_all(address: &str, topic: &str, records: &[New]) {
     }
 }
 
+/// A record as it is to be put into a topic.
+#[derive(Clone, Debug, Default)]
+pub struct Outgoing {
+    /// The partition; where the key belongs if there is none.
+    pub partition: Option<i32>,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The value; none is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Headers in order, doubles included.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Milliseconds since 1970; now if there is none.
+    pub timestamp: Option<i64>,
+}
+
+/// Appends records in this order; says of each where it is, or what the broker answered.
+pub async fn produce_each(address: &str, topic: &str, records: &[Outgoing]) -> Vec<Result<(i32, i64), KafkaError>> {
+    let mut config = config(address);
+    // The broker is asked about sizes, not the client; and records keep their order whatever happens.
+    config.set("partitioner", "murmur2_random").set("message.max.bytes", "8000000").set("enable.idempotence", "true");
+    let producer: FutureProducer = config.create().unwrap();
+    let mut sent = Vec::new();
+    for outgoing in records {
+        let mut record = FutureRecord::<[u8], [u8]>::to(topic);
+        record.partition = outgoing.partition;
+        record.key = outgoing.key.as_deref();
+        record.payload = outgoing.value.as_deref();
+        record.timestamp = outgoing.timestamp;
+        let headers = outgoing.headers.iter();
+        let headers = headers.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+        record.headers = Some(headers);
+        sent.push(producer.send_result(record).map_err(|(error, _)| error));
+    }
+    let mut answers = Vec::new();
+    for delivery in sent {
+        answers.push(match delivery {
+            Ok(delivery) => delivery.await.unwrap().map(|d| (d.partition, d.offset)).map_err(|(error, _)| error),
+            Err(error) => Err(error),
+        });
+    }
+    answers
+}
+
 /// Every record of a topic, partition after partition; empty when there is no such topic.
 pub async fn all(address: &str, topic: &str) -> Vec<Record> {
     let config = config(address);
@@ -178,6 +224,7 @@ fn owned(message: &impl Message) -> Record {
     Record {
         key: message.key().map(text),
         value: message.payload().unwrap_or_default().to_vec(),
+        tombstone: message.payload().is_none(),
         headers: headers.unwrap_or_default(),
         partition: message.partition(),
         offset: message.offset(),

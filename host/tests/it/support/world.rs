@@ -40,7 +40,12 @@ impl World {
 
     /// A world with the probe on this broker, not started.
     pub async fn probe_on(broker: Arc<Broker>) -> Self {
-        let world = Self::new(Database::create().await, broker);
+        Self::with_database(Database::create().await, broker)
+    }
+
+    /// A world with the probe on this database and broker, not started.
+    pub fn with_database(database: Database, broker: Arc<Broker>) -> Self {
+        let world = Self::new(database, broker);
         world.handlers.add_probe(&world.database.name);
         world
     }

@@ -36,6 +36,7 @@ fn one(position: u32, event: &Event) -> Result<(), String> {
         "probe.trap" if !switched_on("let-pass")? => panic!("event {} traps as asked", event.id),
         "probe.slow" => std::thread::sleep(Duration::from_millis(300)),
         "probe.republish" => republish(position, event)?,
+        "probe.lock" => lock(event)?,
         _ => {}
     }
     record(event)
@@ -45,6 +46,16 @@ fn switched_on(name: &str) -> Result<bool, String> {
     let rows = sql::query("SELECT 1 FROM switches WHERE name = $1 AND is_on", &[Value::Text(name.into())])
         .map_err(|error| error.message)?;
     Ok(!rows.rows.is_empty())
+}
+
+/// Changes the rows that the event's data names, in this order: each is locked to the end of the unit.
+fn lock(event: &Event) -> Result<(), String> {
+    let data: serde_json::Value = serde_json::from_slice(event.data.as_deref().unwrap_or_default()).unwrap_or_default();
+    for row in data["rows"].as_array().into_iter().flatten().filter_map(|row| row.as_str()) {
+        let params = [Value::Text(row.to_owned()), Value::Text(event.id.clone())];
+        sql::execute("UPDATE rows SET note = $2 WHERE id = $1", &params).map_err(|error| error.message)?;
+    }
+    Ok(())
 }
 
 /// Publishes a copy to the topic beside: `x.in` goes to `x.out`.

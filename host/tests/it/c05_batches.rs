@@ -1,0 +1,214 @@
+//! Promise 5: batches are only faster. What commits is what one-by-one handling would have committed, and the event at fault is found cheaply.
+
+use std::collections::BTreeMap;
+
+use crate::support::events::outgoing;
+use crate::support::records::Outgoing;
+use crate::support::{Kind, World};
+
+/// Reproducible randomness (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// One event of a mix.
+#[derive(Clone, Debug)]
+struct Planned {
+    key: Option<String>,
+    id: String,
+    kind: &'static str,
+}
+
+const BAD: [&str; 4] = ["probe.fail", "probe.reject", "probe.vague", "probe.trap"];
+const RETRIES: i32 = 2;
+
+/// A random mix. At most nine keys (or events without one) ever fail, or the group's breaker would have its say.
+fn mix(seed: u64) -> Vec<Planned> {
+    let mut dice = Dice(seed);
+    let mut bad_without_key = 0;
+    let mut planned = Vec::new();
+    for number in 0..150 {
+        let key = match dice.below(10) {
+            0..2 => None,
+            2..6 => Some(format!("sound-{}", dice.below(12))),
+            _ => Some(format!("mixed-{}", dice.below(5))),
+        };
+        let may_fail = match &key {
+            None => bad_without_key < 3,
+            Some(key) => key.starts_with("mixed"),
+        };
+        let kind = if may_fail && dice.below(2) == 0 { BAD[dice.below(4) as usize] } else { "probe.ok" };
+        bad_without_key += u32::from(key.is_none() && kind != "probe.ok");
+        planned.push(Planned { key, id: format!("e{number:03}"), kind });
+    }
+    planned
+}
+
+/// What became of a mix.
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Outcome {
+    /// What was handled, by key in its order; events without a key in no order.
+    seen: BTreeMap<Option<String>, Vec<String>>,
+    /// Id, attempts and class.
+    dead: Vec<(String, i32, String)>,
+    /// Id, attempts, and whether it has a time; by key in its order.
+    waiting: Vec<(String, i32, bool)>,
+}
+
+/// What one-by-one handling commits, from the contract alone. `patient`: no retry comes within the test.
+fn expected(mix: &[Planned], patient: bool) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut keys: BTreeMap<&str, (bool, Vec<(String, i32, bool)>)> = BTreeMap::new();
+    let mut alone = Vec::new();
+    for event in mix {
+        let mut loose = (false, Vec::new());
+        let (single, waiting) = match &event.key {
+            Some(key) => keys.entry(key).or_default(),
+            None => &mut loose,
+        };
+        let class = match event.kind {
+            "probe.reject" => "rejected",
+            "probe.trap" => "trap",
+            _ => "failed",
+        };
+        if !waiting.is_empty() {
+            waiting.push((event.id.clone(), 0, false));
+        } else if event.kind == "probe.ok" {
+            outcome.seen.entry(event.key.clone()).or_default().push(event.id.clone());
+            *single = false;
+        } else if event.kind == "probe.reject" || *single {
+            outcome.dead.push((event.id.clone(), 1, class.to_owned()));
+            *single = true;
+        } else if patient {
+            waiting.push((event.id.clone(), 1, true));
+        } else {
+            outcome.dead.push((event.id.clone(), 1 + RETRIES, class.to_owned()));
+            *single = true;
+        }
+        alone.append(&mut loose.1);
+    }
+    outcome.waiting = keys.into_values().flat_map(|(_, waiting)| waiting).chain(alone).collect();
+    outcome
+}
+
+/// Runs a mix from one partition, in batches of at most `batch`; also says how often the handler was called.
+async fn run(mix: &[Planned], batch: i64, patient: bool) -> (Outcome, u64) {
+    let world = World::probe(Kind::Embedded).await;
+    world.handlers.limit("probe", "batch", batch);
+    world.handlers.retry("probe", "retries", i64::from(RETRIES));
+    world.handlers.retry("probe", "delay", if patient { "10m" } else { "50ms" });
+    world.prepared().await;
+    // All of it is there before the host reads, so that batches are large.
+    world.produce(&records_of(mix)).await;
+    let mut world = world;
+    world.start().await;
+    let wanted = expected(mix, patient);
+    let seen: usize = wanted.seen.values().map(Vec::len).sum();
+    world.until_handled(i64::try_from(seen).unwrap()).await;
+    world.until_dead(i64::try_from(wanted.dead.len()).unwrap()).await;
+    world.until_waiting(i64::try_from(wanted.waiting.len()).unwrap()).await;
+    // Nothing comes after that: the inbox has every event once, and an event behind all others is the last one.
+    world.send_event(0, "mark", "mark", "probe.ok").await;
+    world.until_seen("mark").await;
+    assert_eq!(world.count("SELECT count(*) FROM tidemill.inbox").await, 151);
+    let mut seen = world.seen_by_key().await;
+    seen.remove(&Some("mark".to_owned()));
+    if let Some(loose) = seen.get_mut(&None) {
+        loose.sort_unstable();
+    }
+    let outcome = Outcome { seen, dead: world.dead().await, waiting: world.waiting().await };
+    (outcome, world.counted("tidemill_invocations_total", &[]).await)
+}
+
+fn records_of(mix: &[Planned]) -> Vec<Outgoing> {
+    mix.iter().map(|event| outgoing(Some(0), event.key.as_deref(), &event.id, event.kind)).collect()
+}
+
+/// One seed: batches, one by one, and what the contract says are the same.
+async fn compare(seed: u64, patient: bool) {
+    println!("seed {seed}, {}", if patient { "while failed events wait" } else { "to the end of all retries" });
+    let mix = mix(seed);
+    let ((batched, few), (single, many)) = tokio::join!(run(&mix, 500, patient), run(&mix, 1, patient));
+    assert_eq!(single, expected(&mix, patient), "one by one, seed {seed}");
+    assert_eq!(batched, single, "in batches, seed {seed}");
+    assert!(few < many, "{few} invocations in batches, {many} one by one: there were no batches, seed {seed}");
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let long = std::env::var_os("TIDEMILL_TEST_LONG").is_some();
+    1..if long { 25 } else { 4 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c05_batches_commit_what_one_by_one_handling_would() {
+    for seed in seeds() {
+        compare(seed, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c05_batches_leave_waiting_what_one_by_one_handling_would() {
+    for seed in seeds().skip(1).step_by(2) {
+        compare(seed + 1_000, true).await;
+    }
+}
+
+/// A world whose partitions each hold a slow event and then 256 others with keys of their own, the one at `position` of the bad kind.
+async fn with_one_bad(kind: &str, positions: &[usize], wall: &str) -> World {
+    let world = World::probe(Kind::Embedded).await;
+    world.handlers.limit("probe", "wall", wall);
+    world.handlers.retry("probe", "retries", 0);
+    world.prepared().await;
+    for (partition, &position) in (0..).zip(positions) {
+        // While the slow one runs alone or among the first, all others are read and become one batch.
+        let mut events = vec![outgoing(Some(partition), Some("slow"), &format!("slow-{partition}"), "probe.slow")];
+        for number in 0..256 {
+            let id = format!("{partition}-{number:03}");
+            let kind = if number == position { kind } else { "probe.ok" };
+            events.push(outgoing(Some(partition), Some(&id), &id, kind));
+        }
+        world.produce(&events).await;
+    }
+    let mut world = world;
+    world.start().await;
+    world.until_handled(positions.len() as i64 * 256).await;
+    world.until_dead(positions.len() as i64).await;
+    let dead: Vec<String> = world.dead().await.into_iter().map(|(id, ..)| id).collect();
+    let bad: Vec<String> = positions.iter().enumerate().map(|(partition, bad)| format!("{partition}-{bad:03}")).collect();
+    assert_eq!(dead, bad);
+    world
+}
+
+#[tokio::test]
+async fn c05_a_bad_event_among_256_costs_at_most_two_invocations_for_each_halving() {
+    let world = with_one_bad("probe.trap", &[0, 100, 255], "10s").await;
+    // The whole batch, two for each of eight halvings; the slow event's batch, and one more where the rest was not one batch.
+    let most = 3 * (1 + 2 * 8 + 2);
+    let cost = world.counted("tidemill_invocations_total", &[]).await;
+    assert!(cost <= most, "{cost} invocations instead of at most {most}");
+}
+
+#[tokio::test]
+async fn c05_a_named_event_costs_two_invocations_more() {
+    let world = with_one_bad("probe.fail", &[100], "10s").await;
+    let cost = world.counted("tidemill_invocations_total", &[]).await;
+    // The slow event's batch, the whole one, the rest, the named one, and one more where the rest was not one batch.
+    assert!(cost <= 5, "{cost} invocations");
+    assert!(world.counted("tidemill_invocations_total", &["outcome=\"failed\""]).await <= 2);
+}
+
+#[tokio::test]
+async fn c05_an_event_that_hangs_costs_two_deadlines() {
+    let world = with_one_bad("probe.hang", &[128], "2s").await;
+    let timeouts = world.counted("tidemill_invocations_total", &["outcome=\"timeout\""]).await;
+    assert_eq!(timeouts, 2, "deadlines that passed");
+    assert_eq!(world.dead().await[0].2, "timeout");
+}
