@@ -39,11 +39,11 @@ fn with(attribute: &str, value: Json) -> Outgoing {
 /// Text that does not get shorter when it is compressed.
 fn noise(length: usize) -> String {
     let mut state = 1u64;
-    let mut next = || {
+    let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         char::from(b'!' + u8::try_from((state >> 33) % 90).unwrap())
     };
-    std::iter::repeat_with(|| next()).filter(|c| !['"', '\\'].contains(c)).take(length).collect()
+    std::iter::repeat_with(next).filter(|c| !['"', '\\'].contains(c)).take(length).collect()
 }
 
 /// What is no event, by name, with a word of the reason.
