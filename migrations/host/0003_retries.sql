@@ -112,7 +112,7 @@ ALTER TABLE tidemill.scopes
     ADD COLUMN begins_at bigint,
     ADD COLUMN ended_at timestamptz,
     -- The day (as in the inbox) whose events units may note side by side; see tidemill.enter_day.
-    ADD COLUMN day integer;
+    ADD COLUMN day integer DEFAULT floor(extract(epoch FROM now()) / 86400)::integer;
 CREATE UNIQUE INDEX scopes_current ON tidemill.scopes (consumer_group) WHERE state = 'current';
 CREATE UNIQUE INDEX scopes_building ON tidemill.scopes (consumer_group) WHERE state = 'building';
 

@@ -281,8 +281,8 @@ impl Engine {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |mut store| {
             let usage = &mut store.data_mut().usage;
-            usage.ticks += 1;
-            if usage.ticks > cpu_ticks {
+            usage.clock.tick();
+            if usage.clock.ticks() > cpu_ticks {
                 usage.exceeded = Some(format!("the guest computed for longer than the limit `cpu` ({cpu:?})"));
                 return Ok(UpdateDeadline::Interrupt);
             }
@@ -293,7 +293,7 @@ impl Engine {
             Ok(Ok(returned)) => Ok(returned),
             Ok(Err(trap)) => {
                 let usage = &mut store.data_mut().usage;
-                let computed = usage.ticks > cpu_ticks;
+                let computed = usage.clock.ticks() > cpu_ticks;
                 Err(match usage.exceeded.take() {
                     Some(limit) if computed => Failure::Cpu(limit),
                     Some(limit) => Failure::Limit(limit),

@@ -1,6 +1,7 @@
 //! The state of one invocation: what its capabilities work with, and what it has used of its limits.
 
-use super::Handler;
+use super::{Handler, TICK};
+use crate::capabilities::clock::GuestClock;
 use crate::capabilities::log::{LogView, Sink, Stdio};
 use crate::capabilities::publish::{Cause, PublishContext, PublishView};
 use crate::capabilities::sql::{SqlContext, SqlView};
@@ -28,7 +29,7 @@ pub(super) struct State {
 pub(super) struct Usage {
     memory: usize,
     memory_limit: usize,
-    pub(super) ticks: u64,
+    pub(super) clock: GuestClock,
     pub(super) exceeded: Option<String>,
 }
 
@@ -36,7 +37,7 @@ impl State {
     pub(super) fn new(unit: Unit, handler: Arc<Handler>, causes: Vec<Cause>, log: Sink) -> Self {
         let wasi = WasiCtx::builder().stdout(Stdio::stdout(log.clone())).stderr(Stdio::stderr(log.clone())).build();
         let memory_limit = usize::try_from(handler.manifest.limits.memory).unwrap_or(usize::MAX);
-        let usage = Usage { memory: 0, memory_limit, ticks: 0, exceeded: None };
+        let usage = Usage { memory: 0, memory_limit, clock: GuestClock::new(TICK), exceeded: None };
         Self { unit, handler, causes, usage, log, wasi, table: ResourceTable::new() }
     }
 }
@@ -49,7 +50,7 @@ impl WasiView for State {
 
 impl SqlView for State {
     fn sql(&mut self) -> SqlContext<'_> {
-        SqlContext { unit: &mut self.unit, gate: self.handler.gate.as_ref() }
+        SqlContext { unit: &mut self.unit, gate: self.handler.gate.as_ref(), clock: &mut self.usage.clock }
     }
 }
 

@@ -100,7 +100,9 @@ async fn c08_the_waits_between_attempts_grow_as_the_manifest_says() {
     let world = world.started().await;
     world.send_event(0, "k", "bad", "probe.vague").await;
     for (attempts, minutes) in [(1, 10), (2, 30)] {
-        world.until_count("an attempt has failed", "SELECT max(attempts)::int8 FROM tidemill.waiting", attempts).await;
+        world
+            .until_count("an attempt has failed", "SELECT coalesce(max(attempts), 0)::int8 FROM tidemill.waiting", attempts)
+            .await;
         let wait = "SELECT (extract(epoch FROM due - failed_at))::int8 FROM tidemill.waiting";
         assert_eq!(world.count(wait).await, minutes * 60);
         world.make_due().await;

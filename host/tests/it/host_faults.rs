@@ -119,8 +119,7 @@ async fn misbehaving_events_fail_alone_and_hold_up_nothing() {
     world.handlers.retry("probe", "retries", 1);
     world.handlers.retry("probe", "delay", "50ms");
     world.prepared().await;
-    let bad =
-        [("hang", "timeout", "`wall`"), ("spin", "timeout", "`cpu`"), ("hog", "limit", "`memory`"), ("trap", "trap", "trap")];
+    let bad = [("hang", "timeout", "`wall`"), ("spin", "limit", "`cpu`"), ("hog", "limit", "`memory`"), ("trap", "trap", "trap")];
     let mut events = Vec::new();
     for number in 0..100 {
         let partition = Some(number % 3);

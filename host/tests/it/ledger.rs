@@ -29,7 +29,7 @@ fn replica(world: &World) -> Run {
 async fn c04_c06_c11_three_replicas_killed_and_frozen_in_turn_match_the_ledger(kind: Kind) {
     let mut world = World::probe(kind).await;
     world.handlers.change("probe", |manifest| {
-        manifest.insert("retry".into(), toml::toml! { delay = "200ms" retries = 20 factor = 1 }.into());
+        manifest.insert("retry".into(), toml::toml! { delay = "1s" retries = 100 factor = 1 }.into());
     });
     world = world.started().await;
     let replica = replica(&world);

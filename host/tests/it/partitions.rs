@@ -10,9 +10,10 @@ on_both_brokers!(a_fault_of_the_hosts_own_pauses_its_partition_and_no_other, c07
 /// A transaction that holds the row `held` of the probe's table, which `probe.lock` events want.
 async fn holding(world: &World) -> Client {
     let sql = world.sql().await;
-    sql.batch_execute("INSERT INTO probe.rows VALUES ('held', ''); BEGIN; UPDATE probe.rows SET note = 'x' WHERE id = 'held'")
-        .await
-        .unwrap();
+    // In two texts: BEGIN would take what stands before it in one text into its transaction.
+    for text in ["INSERT INTO probe.rows VALUES ('held', '')", "BEGIN; UPDATE probe.rows SET note = 'x' WHERE id = 'held'"] {
+        sql.batch_execute(text).await.unwrap();
+    }
     sql
 }
 

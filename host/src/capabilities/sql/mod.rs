@@ -7,6 +7,7 @@ mod values;
 
 pub use gate::Gate;
 
+use super::clock::GuestClock;
 use crate::bindings::sql::{self, Error, ErrorKind, RowSet, Value};
 use crate::store::{Rows, StatementError, StatementErrorKind, Unit};
 use wasmtime::component::{HasData, Linker};
@@ -17,6 +18,8 @@ pub struct SqlContext<'a> {
     pub unit: &'a mut Unit,
     /// The handler's statement gate; none where its manifest grants no SQL.
     pub gate: Option<&'a Gate>,
+    /// Stands still while a statement runs.
+    pub clock: &'a mut GuestClock,
 }
 
 /// State that can lend a [`SqlContext`].
@@ -49,7 +52,10 @@ impl SqlContext<'_> {
                 return Err(to_guest(self.unit.doom(StatementError::new(StatementErrorKind::Refused, reason))));
             }
         };
-        self.unit.run(&checked, |types| values::encode(params, types)).await.map_err(to_guest)
+        self.clock.pause();
+        let ran = self.unit.run(&checked, |types| values::encode(params, types)).await;
+        self.clock.resume();
+        ran.map_err(to_guest)
     }
 }
 

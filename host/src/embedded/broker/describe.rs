@@ -97,7 +97,10 @@ pub(super) fn alter_configs(topics: &Topics, request: IncrementalAlterConfigsReq
         let changed = change(topics, resource.resource_type, &resource.resource_name, request.validate_only, |given| {
             resource.configs.iter().try_for_each(|config| match config.config_operation {
                 0 => set(given, &config.name, config.value.as_deref()),
-                1 => Ok(drop(given.remove(config.name.as_str()))),
+                1 => {
+                    given.remove(config.name.as_str());
+                    Ok(())
+                }
                 _ => Err((ResponseError::InvalidRequest, "only set and delete are possible".to_owned())),
             })
         });
