@@ -1,7 +1,7 @@
 //! What librdkafka says, for the log and the board.
 
 use super::client_config;
-use super::refusal::{Ear, Refusal};
+use super::refusal::{Ear, Refusal, is_away};
 use crate::config::KafkaAccess;
 use crate::telemetry::{Board, lock};
 use rdkafka::client::ClientContext;
@@ -26,8 +26,16 @@ pub struct KafkaContext {
 #[derive(Debug)]
 struct Trouble {
     text: String,
+    kind: Kind,
+}
+
+/// The later ones say more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Away,
+    PerhapsRefused,
     /// A broker answered and refused. That all brokers count as down is then no news.
-    refused: bool,
+    Refused,
 }
 
 impl KafkaContext {
@@ -45,37 +53,58 @@ impl KafkaContext {
     }
 
     /// Keeps why brokers cannot be used and says it once, until that changes.
-    fn note(&self, refused: bool, text: String) {
+    fn note(&self, kind: Kind, text: String) {
         let mut trouble = lock(&self.trouble);
-        if !refused && trouble.as_ref().is_some_and(|known| known.refused) {
+        if trouble.as_ref().is_some_and(|known| known.kind > kind) {
             return;
         }
         if self.board.notes().get(self.name) != Some(&text) {
             tracing::warn!(client = self.name, "{text}; events wait in the database, nothing is lost");
         }
         self.board.note(self.name, text.clone());
-        *trouble = Some(Trouble { text, refused });
+        *trouble = Some(Trouble { text, kind });
+    }
+
+    fn away(&self) {
+        let brokers = &self.access.brokers;
+        self.note(
+            Kind::Away,
+            format!("no Kafka broker of {brokers} can be reached; check TIDEMILL_KAFKA_BROKERS and the brokers"),
+        );
     }
 
     fn refused(&self, refusal: Refusal) {
         match refusal {
-            Refusal::Known(text) => self.note(true, text),
+            Refusal::Known(text) => self.note(Kind::Refused, text),
+            Refusal::Perhaps(text) => self.note(Kind::PerhapsRefused, text),
             Refusal::Certificate(asked) => {
                 // What stands until its reason is known. Asking takes a connection, for which librdkafka's thread must not wait.
                 let mut trouble = lock(&self.trouble);
-                if !trouble.as_ref().is_some_and(|known| known.refused) {
-                    *trouble = Some(Trouble { text: asked.words(None), refused: true });
+                if trouble.as_ref().is_none_or(|known| known.kind < Kind::Refused) {
+                    *trouble = Some(Trouble { text: asked.words(None), kind: Kind::Refused });
                 }
                 drop(trouble);
                 let context = self.clone();
                 let asking = move || {
                     let words = asked.ask(&context.access);
-                    context.note(true, words);
+                    context.note(Kind::Refused, words);
                 };
                 if let Err(error) = std::thread::Builder::new().name("certificate".to_owned()).spawn(asking) {
                     tracing::debug!(%error, "no thread to ask for the certificate");
                 }
             }
+        }
+    }
+
+    /// What looked like a refusal was a broker on its way down, if nobody listens there any more.
+    fn is_it_away(&self, reason: &str) {
+        let mut trouble = lock(&self.trouble);
+        if is_away(reason)
+            && let Some(known) = trouble.as_mut().filter(|known| known.kind == Kind::PerhapsRefused)
+        {
+            known.kind = Kind::Away;
+            drop(trouble);
+            self.away();
         }
     }
 
@@ -106,10 +135,11 @@ impl ClientContext for KafkaContext {
             _ => tracing::debug!(client, facility, "librdkafka warns: {message}"),
         }
         // A connection that the broker ends is only logged; a certificate comes as an error as well.
-        if facility == "FAIL"
-            && let Some(refusal @ Refusal::Known(_)) = self.ear.hear(&self.access, None, message)
-        {
-            self.refused(refusal);
+        if facility == "FAIL" {
+            match self.ear.hear(&self.access, None, message) {
+                None | Some(Refusal::Certificate(_)) => {}
+                Some(refusal) => self.refused(refusal),
+            }
         }
     }
 
@@ -118,13 +148,10 @@ impl ClientContext for KafkaContext {
         if let Some(refusal) = self.ear.hear(&self.access, code, reason) {
             self.refused(refusal);
         } else if code == Some(RDKafkaErrorCode::AllBrokersDown) {
-            let brokers = &self.access.brokers;
-            self.note(
-                false,
-                format!("no Kafka broker of {brokers} can be reached; check TIDEMILL_KAFKA_BROKERS and the brokers"),
-            );
+            self.away();
         } else {
             tracing::debug!(client = self.name, %error, "{reason}");
+            self.is_it_away(reason);
         }
     }
 

@@ -32,7 +32,7 @@ fn ask(access: KafkaAccess, patience: Duration) -> anyhow::Result<()> {
         }
         client.poll(Duration::ZERO);
         match lock(&client.client().context().heard).take() {
-            Some(Refusal::Known(text)) => anyhow::bail!(text),
+            Some(Refusal::Known(text) | Refusal::Perhaps(text)) => anyhow::bail!(text),
             Some(Refusal::Certificate(certificate)) => anyhow::bail!(certificate.ask(&access)),
             None => {}
         }

@@ -3,10 +3,12 @@
 
 use crate::config::pem::authorities;
 use crate::config::{KafkaAccess, KafkaTls};
+use crate::telemetry::lock;
 use openssl::ssl::{HandshakeError, SslConnector, SslMethod};
 use rdkafka::error::RDKafkaErrorCode;
+use std::collections::BTreeMap;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Mutex;
 use std::time::Duration;
 
 const PROTOCOL: &str = "TIDEMILL_KAFKA_SECURITY_PROTOCOL";
@@ -18,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) enum Refusal {
     /// With the way out.
     Known(String),
+    /// It looks so.
+    Perhaps(String),
     /// Its certificate is not accepted, and why must be asked.
     Certificate(Certificate),
 }
@@ -31,25 +35,39 @@ pub(super) struct Certificate {
 /// Listens to what librdkafka says of one client.
 #[derive(Debug, Default)]
 pub(super) struct Ear {
-    /// How often in a row a broker has ended a new connection without a word.
-    ended: AtomicU32,
+    /// How often in a row each connection was ended without a word.
+    ended: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Ear {
     /// What an error, or a log line about a failed connection, says about being let in, if anything.
     pub(super) fn hear(&self, access: &KafkaAccess, code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Refusal> {
+        // Log lines have the thread in front.
+        let reason = reason.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(reason, |(_, rest)| rest);
+        let connection = reason.split(": ").next().unwrap_or_default();
         match ended_at_once(access, reason) {
-            // Once may be a broker that stops; errors repeat what the log has said.
-            Some(words) if code.is_none() => (self.ended.fetch_add(1, Ordering::Relaxed) > 0).then_some(Refusal::Known(words)),
+            // Once may be a broker that stops.
+            Some(words) if code.is_none() => {
+                let mut ended = lock(&self.ended);
+                let times = ended.entry(connection.to_owned()).or_default();
+                *times += 1;
+                (*times > 1).then_some(Refusal::Perhaps(words))
+            }
+            // Errors repeat what the log has said.
             Some(_) => None,
             None => {
-                if reason.contains("Connect to ") {
-                    self.ended.store(0, Ordering::Relaxed);
+                if is_away(reason) {
+                    lock(&self.ended).clear();
                 }
                 refusal(access, code, reason)
             }
         }
     }
+}
+
+/// Whether this says that nobody listens at a broker's place.
+pub(super) fn is_away(reason: &str) -> bool {
+    reason.contains("Connect to ")
 }
 
 /// How brokers treat who comes by the wrong protocol: they close the connection at its first request, or at the first behind the greeting.
@@ -219,14 +237,15 @@ mod tests {
     #[test]
     fn connections_that_end_at_once_twice_are_a_wrong_protocol() {
         let (ear, access) = (Ear::default(), access());
-        let ended = "sasl_plaintext://[::1]:9092/1: Disconnected: connection closed by peer: receive 0 after POLLIN (after 140ms in state \
-                     APIVERSION_QUERY, 1 identical error(s) suppressed)";
+        let ended = "[thrd:sasl_plaintext://[::1]:9092/1]: sasl_plaintext://[::1]:9092/1: Disconnected: connection closed by peer: \
+                     receive 0 after POLLIN (after 140ms in state APIVERSION_QUERY, 1 identical error(s) suppressed)";
         let away =
             "sasl_plaintext://[::1]:9092/1: Connect to ipv6#[::1]:9092 failed: Connection refused (after 0ms in state CONNECT)";
         assert_eq!(ear.hear(&access, None, ended), None, "a broker that stops does so once");
         assert_eq!(ear.hear(&access, None, away), None);
         assert_eq!(ear.hear(&access, None, ended), None);
-        let Some(Refusal::Known(words)) = ear.hear(&access, None, ended) else { panic!("twice in a row") };
+        assert_eq!(ear.hear(&access, None, &ended.replace("9092/1", "9092/bootstrap")), None, "and ends all connections");
+        let Some(Refusal::Perhaps(words)) = ear.hear(&access, None, ended) else { panic!("twice in a row") };
         assert!(words.starts_with("Kafka broker [::1]:9092 ends connections at once") && words.contains("`sasl_ssl`"), "{words}");
         let later = "sasl_plaintext://one:9092/1: Disconnected: connection closed by peer (after 90000ms in state UP)";
         assert_eq!(ear.hear(&access, None, later), None);
