@@ -35,6 +35,8 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     report.part("poison");
     say(&format!("poison: twice {} events into Apache Kafka", grouped(sizes.poison as f64)));
     let arena = Arena::build(sizes.poison).await?;
+    say("poison: warming up");
+    arena.round(0, 0, sizes.poison).await?;
     let mut rounds: [Vec<Round>; 2] = Default::default();
     for number in 1..=sizes.rounds {
         // Each scene is the first as often as the other.
