@@ -97,7 +97,7 @@ fn produce(brokers: &str, topic: &str, count: u64, type_of: fn(u64) -> &'static 
         let mut record = BaseRecord::to(topic).key(&key).payload(&value).headers(headers);
         while let Err((error, refused)) = producer.send(record) {
             match error {
-                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => drop(producer.poll(Duration::from_millis(10))),
+                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => producer.poll(Duration::from_millis(10)),
                 error => return Err(error.into()),
             }
             record = refused;
