@@ -10,6 +10,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+use tidemill::config::KafkaAccess;
 use tidemill::kafka::client_config;
 use tokio::process::{Child, Command};
 
@@ -72,7 +73,7 @@ impl Apache {
 
 /// How many records a topic has.
 pub(crate) fn records(brokers: &str, topic: &str) -> anyhow::Result<u64> {
-    let client: BaseConsumer = client_config(brokers).create()?;
+    let client: BaseConsumer = client_config(&KafkaAccess::plaintext(brokers)).create()?;
     let mut sum = 0;
     for partition in 0..PARTITIONS {
         let (low, high) = client.fetch_watermarks(topic, partition, Duration::from_secs(10))?;
@@ -87,7 +88,7 @@ pub(crate) fn key(n: u64) -> String {
 }
 
 fn produce(brokers: &str, topic: &str, count: u64, type_of: fn(u64) -> &'static str) -> anyhow::Result<()> {
-    let mut config = client_config(brokers);
+    let mut config = client_config(&KafkaAccess::plaintext(brokers));
     config.set("linger.ms", "20").set("batch.size", "262144").set("enable.idempotence", "true");
     let producer: BaseProducer = config.create()?;
     for n in 0..count {
@@ -121,7 +122,7 @@ fn event(n: u64, type_: &str) -> String {
 }
 
 fn answers(brokers: &str) -> anyhow::Result<()> {
-    let client: BaseConsumer = client_config(brokers).create()?;
+    let client: BaseConsumer = client_config(&KafkaAccess::plaintext(brokers)).create()?;
     let started = Instant::now();
     while client.fetch_metadata(None, Duration::from_secs(1)).is_err() {
         anyhow::ensure!(started.elapsed() < PATIENCE, "Apache Kafka does not answer within {PATIENCE:?}");

@@ -13,6 +13,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::HashSet;
 use std::sync::Arc;
+use tidemill::config::KafkaAccess;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls, Statement};
 
@@ -30,7 +31,7 @@ type Queue = StreamPartitionQueue<DefaultConsumerContext>;
 /// Consumes until the process is ended.
 pub(crate) async fn consume() -> anyhow::Result<()> {
     let variable = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set"));
-    let mut config = tidemill::kafka::client_config(&variable(BROKERS)?);
+    let mut config = tidemill::kafka::client_config(&KafkaAccess::plaintext(&variable(BROKERS)?));
     config.set("group.id", variable(GROUP)?).set("enable.auto.commit", "true").set("enable.auto.offset.store", "false");
     // The host's: how much is read ahead.
     config.set("auto.commit.interval.ms", "1000").set("queued.min.messages", "2000").set("queued.max.messages.kbytes", "8192");
