@@ -1,7 +1,7 @@
 //! The native loop beside the audit handler: rdkafka and tokio-postgres, one worker for each partition, batches of up to 500, the same
 //! statements in two round trips, and the offset stored after the commit.
 
-use super::statements::{ASSUME, HELD, NOTE, PATH, RECORD, ROLE};
+use super::statements::{ASSUME, ENTER, HELD, NOTE, PATH, RECORD, ROLE, SCOPE};
 use super::{TOPIC, columns::Columns};
 use crate::kafka::PARTITIONS;
 use crate::twin::DATABASE_URL;
@@ -23,8 +23,6 @@ pub(super) const GROUP: &str = "BENCH_GROUP";
 
 /// Events of one transaction, at most: the host's `[limits] batch`.
 const BATCH: usize = 500;
-/// A generation that no group of the host has.
-const SCOPE: i32 = 1_000_000;
 
 type Queue = StreamPartitionQueue<DefaultConsumerContext>;
 
@@ -41,15 +39,17 @@ pub(crate) async fn consume() -> anyhow::Result<()> {
     for partition in 0..PARTITIONS {
         all.add_partition_offset(TOPIC, partition, Offset::Beginning)?;
     }
-    let mut connections = Vec::new();
-    for _ in 0..PARTITIONS {
-        connections.push(Connection::open(&variable(DATABASE_URL)?).await?);
+    let url = variable(DATABASE_URL)?;
+    let mut connections = vec![Connection::open(&url).await?];
+    let scope: i32 = connections[0].client.query_one(SCOPE, &[&variable(GROUP)?]).await?.get(0);
+    for _ in 1..PARTITIONS {
+        connections.push(Connection::open(&url).await?);
     }
     consumer.assign(&all)?;
     let mut workers = JoinSet::new();
     for (partition, connection) in (0..PARTITIONS).zip(connections) {
         let queue = consumer.split_partition_queue(TOPIC, partition).context("no queue of the partition")?;
-        workers.spawn(work(consumer.clone(), queue, connection));
+        workers.spawn(work(consumer.clone(), queue, connection, scope));
     }
     println!("ready partitions={PARTITIONS}");
     loop {
@@ -61,7 +61,7 @@ pub(crate) async fn consume() -> anyhow::Result<()> {
     }
 }
 
-async fn work(consumer: Arc<StreamConsumer>, queue: Queue, connection: Connection) -> anyhow::Result<()> {
+async fn work(consumer: Arc<StreamConsumer>, queue: Queue, connection: Connection, scope: i32) -> anyhow::Result<()> {
     let mut stream = queue.stream();
     loop {
         let mut batch = vec![stream.next().await.context("the queue has ended")??];
@@ -69,7 +69,7 @@ async fn work(consumer: Arc<StreamConsumer>, queue: Queue, connection: Connectio
             let Some(Some(read)) = stream.next().now_or_never() else { break };
             batch.push(read?);
         }
-        connection.keep(&batch).await?;
+        connection.keep(&batch, scope).await?;
         if let Some(last) = batch.last() {
             consumer.store_offset_from_message(last)?;
         }
@@ -79,6 +79,7 @@ async fn work(consumer: Arc<StreamConsumer>, queue: Queue, connection: Connectio
 /// A worker's connection with its statements.
 struct Connection {
     client: Client,
+    enter: Statement,
     note: Statement,
     held: Statement,
     assume: Statement,
@@ -89,28 +90,31 @@ impl Connection {
     async fn open(url: &str) -> anyhow::Result<Self> {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
         tokio::spawn(connection);
-        let [note, held, assume] = [NOTE, HELD, ASSUME].map(|text| client.prepare(text));
-        let (note, held, assume) = future::try_join3(note, held, assume).await?;
+        let [enter, note, held, assume] = [ENTER, NOTE, HELD, ASSUME].map(|text| client.prepare(text));
+        let (enter, note, held, assume) = future::try_join4(enter, note, held, assume).await?;
         // Only the handler's role may name the table.
         client.batch_execute(&format!("BEGIN; SET LOCAL ROLE {ROLE}")).await?;
         let record = client.prepare(RECORD).await?;
         client.batch_execute("COMMIT").await?;
-        Ok(Self { client, note, held, assume, record })
+        Ok(Self { client, enter, note, held, assume, record })
     }
 
     /// One batch, one transaction.
-    async fn keep(&self, batch: &[BorrowedMessage<'_>]) -> anyhow::Result<()> {
+    async fn keep(&self, batch: &[BorrowedMessage<'_>], scope: i32) -> anyhow::Result<()> {
         let mut columns = Columns::read(batch)?;
         let keys: HashSet<&[u8]> = batch.iter().filter_map(|message| message.key()).collect();
         let keys: Vec<&[u8]> = keys.into_iter().collect();
+        let days = (columns.days.iter().min().copied(), columns.days.iter().max().copied());
         let client = &self.client;
-        let (begun, noted, held) = future::join3(
+        let (begun, entered, noted, held) = future::join4(
             client.batch_execute("BEGIN"),
-            client.query(&self.note, &[&SCOPE, &columns.days, &columns.sources, &columns.ids]),
-            client.query(&self.held, &[&SCOPE, &TOPIC, &keys, &10_000_i64]),
+            client.query_one(&self.enter, &[&scope, &days.0, &days.1]),
+            client.query(&self.note, &[&scope, &columns.days, &columns.sources, &columns.ids]),
+            client.query(&self.held, &[&scope, &TOPIC, &keys, &10_000_i64]),
         )
         .await;
         begun?;
+        entered?;
         let noted = noted?;
         if !held?.is_empty() {
             bail!("a key waits, and this loop parks nothing");
