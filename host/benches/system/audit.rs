@@ -91,6 +91,8 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
         format!("mean {}", ms(relay.mean_delay() * 1e6)),
     ]);
     report.table(&["stage", "p50", "p99", "max"], &rows);
+    report.line("Where the time goes, by means; the answer runs beside what comes after the commit:\n");
+    report.table(&["share of request sent → audit row committed", "mean", "share"], &stages.shares(relay.mean_delay() * 1e6));
     report.line(&format!(
         "Idle `tidemill dev`: {resident:.0} MB resident; ready {:.1} s after its start.",
         product.took.as_secs_f64()
@@ -177,6 +179,22 @@ impl Stages {
             histogram.record(time)?;
         }
         Ok(())
+    }
+
+    /// The walk by means. `ack` is that from the outbox row, which is written just before the commit, to the broker's acknowledgement.
+    fn shares(&self, ack: f64) -> Vec<Vec<String>> {
+        let mean = |stage: usize| self.0.get(stage).map_or(f64::NAN, |(_, times)| times.mean());
+        let all = mean(0);
+        let stages = [
+            ("request sent → task committed", mean(2)),
+            ("task committed → broker's acknowledgement", ack),
+            ("broker's acknowledgement → audit unit begins (what is left)", mean(3) - ack),
+            ("audit unit begins → committed", mean(4)),
+            ("all", all),
+            ("beside it: request sent → answer received", mean(1)),
+        ];
+        let row = |(name, time): (&str, f64)| vec![name.to_owned(), ms(time), format!("{:.0} %", time / all * 100.0)];
+        stages.into_iter().map(row).collect()
     }
 
     fn rows(&self) -> Vec<Vec<String>> {

@@ -42,8 +42,23 @@ fn times(pid: &str) -> anyhow::Result<[f64; 4]> {
 
 /// Resident memory of a process, in MB.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<f64> {
+    status(pid, "VmRSS:")
+}
+
+/// The most that it had resident since its start or since [`forget_peak`], in MB.
+pub(crate) fn peak(pid: u32) -> anyhow::Result<f64> {
+    status(pid, "VmHWM:")
+}
+
+/// Begins to look for the peak anew.
+pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<()> {
+    let file = format!("/proc/{pid}/clear_refs");
+    fs::write(&file, "5").with_context(|| format!("cannot write {file}"))
+}
+
+fn status(pid: u32, name: &str) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in /proc")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} in /proc"))?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<f64>()? / 1024.0)
 }
 

@@ -4,6 +4,10 @@
 //! - `empty`: a request without the database, beside a native route
 //! - `audit`: HTTP request → committed audit row, at a steady rate
 //! - `relay`: a million waiting events, alone and beside a long transaction
+//! - `topic`: audit from a full topic of Apache Kafka, beside a native loop and beside one event a unit
+//! - `poison`: the other keys beside a poisoned one
+//! - `memory`: what the host has resident while a million events wait
+//! - `kafka`, `committed`: Apache Kafka with full topics; how fast rows were committed
 //! - `site`, `process`, `load`, `machine`: a private installation, its processes, the load generators, what /proc says
 //! - `twin`: the native twins, in a process of their own (this program, started with another argument)
 //! - `report`: the tables
@@ -11,14 +15,19 @@
 //! Everything runs on loopback in a temporary folder and ends with the benchmark. Figures are compared within one run only.
 
 mod audit;
+mod committed;
 mod create;
 mod empty;
+mod kafka;
 mod load;
 mod machine;
+mod memory;
+mod poison;
 mod process;
 mod relay;
 mod report;
 mod site;
+mod topic;
 mod twin;
 
 use anyhow::bail;
@@ -26,7 +35,7 @@ use report::Report;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: scripts/bench [create|empty|audit|relay|all] [--quick]";
+const USAGE: &str = "usage: scripts/bench [create|empty|audit|relay|topic|poison|memory|all] [--quick]";
 
 /// How long everything takes: the real sizes, or just enough to see that it works.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +47,14 @@ pub(crate) struct Sizes {
     pub(crate) audit: Duration,
     pub(crate) events: u64,
     pub(crate) one_by_one: usize,
+    /// Events in the topic that audit reads, and how many of them are enough one by one.
+    pub(crate) topic: u64,
+    pub(crate) singles: u64,
+    /// Events in each topic of `poison`.
+    pub(crate) poison: u64,
+    /// Events that wait, and how long the host is watched then.
+    pub(crate) waiting: u64,
+    pub(crate) watch: Duration,
 }
 
 const FULL: Sizes = Sizes {
@@ -48,6 +65,11 @@ const FULL: Sizes = Sizes {
     audit: Duration::from_secs(20),
     events: 1_000_000,
     one_by_one: 1_000,
+    topic: 300_000,
+    singles: 15_000,
+    poison: 60_000,
+    waiting: 1_000_000,
+    watch: Duration::from_secs(10),
 };
 
 const QUICK: Sizes = Sizes {
@@ -58,12 +80,18 @@ const QUICK: Sizes = Sizes {
     audit: Duration::from_secs(3),
     events: 50_000,
     one_by_one: 100,
+    topic: 30_000,
+    singles: 2_000,
+    poison: 10_000,
+    waiting: 100_000,
+    watch: Duration::from_secs(3),
 };
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let ran = match arguments.first().map(String::as_str) {
         Some("twin") => runtime().and_then(|runtime| runtime.block_on(twin::serve(arguments.get(1).map_or("", String::as_str)))),
+        Some("consumer") => runtime().and_then(|runtime| runtime.block_on(topic::native::consume())),
         // `cargo test --benches` starts this too, without `--bench`: measuring is not testing.
         _ if !arguments.iter().any(|argument| argument == "--bench") => Ok(()),
         _ => runtime().and_then(|runtime| runtime.block_on(run(&arguments))),
@@ -87,7 +115,7 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         match argument.as_str() {
             "--bench" => {}
             "--quick" => sizes = QUICK,
-            "create" | "empty" | "audit" | "relay" | "all" => part = argument,
+            "create" | "empty" | "audit" | "relay" | "topic" | "poison" | "memory" | "all" => part = argument,
             other => bail!("unknown argument `{other}`; {USAGE}"),
         }
     }
@@ -118,6 +146,15 @@ async fn measure(part: &str, sizes: &Sizes, report: &mut Report) -> anyhow::Resu
     }
     if wanted("relay") {
         relay::measure(sizes, report).await?;
+    }
+    if wanted("topic") {
+        topic::measure(sizes, report).await?;
+    }
+    if wanted("poison") {
+        poison::measure(sizes, report).await?;
+    }
+    if wanted("memory") {
+        memory::measure(sizes, report).await?;
     }
     Ok(())
 }

@@ -61,6 +61,13 @@ pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The ratio of two figures by rounds: `0.97 (0.95–1.00)`, that is the median, the lowest and the highest.
+pub(crate) fn ratio(pairs: impl IntoIterator<Item = (f64, f64)>) -> String {
+    let ratios: Vec<f64> = pairs.into_iter().map(|(one, other)| one / other).collect();
+    let (lowest, highest) = ratios.iter().fold((f64::MAX, f64::MIN), |(low, high), ratio| (low.min(*ratio), high.max(*ratio)));
+    format!("{:.2} ({lowest:.2}–{highest:.2})", median(ratios))
+}
+
 /// `1,234,567`
 pub(crate) fn grouped(number: f64) -> String {
     let digits = format!("{:.0}", number.abs());

@@ -116,6 +116,13 @@ impl Site {
         Ok(self.path(folder))
     }
 
+    /// Makes the topics of the handlers.
+    pub(crate) async fn topics(&self, handlers: &Path, brokers: &str) -> anyhow::Result<()> {
+        let mut command = self.tidemill(&["topics", "apply"], handlers)?;
+        command.env("TIDEMILL_KAFKA_BROKERS", brokers);
+        run(command).await
+    }
+
     /// A command of the release binary that knows nothing of the caller's settings.
     pub(crate) fn tidemill(&self, command: &[&str], handlers: &Path) -> anyhow::Result<Command> {
         let mut tidemill = Command::new(TIDEMILL);

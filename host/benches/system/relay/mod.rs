@@ -4,14 +4,14 @@ mod drain;
 pub(crate) mod metrics;
 
 use crate::Sizes;
+use crate::kafka::records;
 use crate::machine;
 use crate::report::{Report, grouped, ms, say};
-use crate::site::{Site, free_address, run};
+use crate::site::{Site, free_address};
 use anyhow::Context;
 use drain::{Drain, drain};
 use hdrhistogram::Histogram;
 use metrics::Metrics;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tidemill::embedded::Broker;
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 /// Structured CloudEvents of about 400 bytes, 10,000 keys in turn, each in its bucket.
-const FILL: &str = "\
+pub(crate) const FILL: &str = "\
     WITH keys AS MATERIALIZED (\
         SELECT k, convert_to('user' || k, 'UTF8') AS key, tidemill.key_bucket('todo.task-events', convert_to('user' || k, 'UTF8')) AS bucket \
         FROM generate_series(0, 9999) k) \
@@ -62,9 +62,7 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     let handlers = site.handlers("handlers", &["task-api"])?;
     site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence"])?).await?;
     let broker = EmbeddedBroker::start(&site.path("broker")).await?;
-    let mut topics = site.tidemill(&["topics", "apply"], &handlers)?;
-    topics.env("TIDEMILL_KAFKA_BROKERS", &broker.addr);
-    run(topics).await?;
+    site.topics(&handlers, &broker.addr).await?;
     let mut scenes = Vec::new();
     for (name, long) in [("nothing beside it", false), ("a long transaction beside it", true)] {
         say(&format!("relay: {} events, {name}", grouped(sizes.events as f64)));
@@ -73,7 +71,7 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     }
     let sent: u64 = scenes.iter().map(|scene| scene.drain.sent + scene.single.count as u64).sum();
     let addr = broker.addr.clone();
-    let records = tokio::task::spawn_blocking(move || records(&addr)).await??;
+    let records = tokio::task::spawn_blocking(move || records(&addr, "todo.task-events")).await??;
     anyhow::ensure!(records >= sent, "{sent} events were acknowledged, and the topic has {records} records");
     tables(&scenes, sizes, report);
     broker.stop().await?;
@@ -110,17 +108,6 @@ async fn scene(
         beside.batch_execute("COMMIT").await?;
     }
     Ok(Scene { name, drain, size: row.get(0), left: row.get(1), single })
-}
-
-/// How many records the topic has.
-fn records(brokers: &str) -> anyhow::Result<u64> {
-    let client: BaseConsumer = tidemill::kafka::client_config(&tidemill::config::KafkaAccess::plaintext(brokers)).create()?;
-    let mut sum = 0;
-    for partition in 0..3 {
-        let (low, high) = client.fetch_watermarks("todo.task-events", partition, Duration::from_secs(10))?;
-        sum += u64::try_from(high - low)?;
-    }
-    Ok(sum)
 }
 
 /// Creates tasks, each after the event of the one before was acknowledged.
