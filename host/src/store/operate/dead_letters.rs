@@ -43,7 +43,8 @@ const QUEUE: &str = "\
            d.header_names, d.header_values, d.source, d.event_id, d.type, \
            CASE WHEN d.key IS NOT NULL \
                  AND (row_number() OVER (PARTITION BY s.scope, d.topic, d.key ORDER BY d.id) > 1 \
-                      OR EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = s.scope AND w.topic = d.topic AND w.key = d.key)) \
+                      OR EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = s.scope AND w.topic = d.topic \
+                                   AND sha256(w.key) = sha256(d.key) AND w.key = d.key)) \
                 THEN NULL ELSE clock_timestamp() END, \
            d.id, $3 \
       FROM unnest($1::int8[], $2::int4[]) AS chosen(id, scope) \

@@ -20,7 +20,7 @@ pub(super) const WAITING: Table = Table {
         r.attempts, r.deaths, r.due, r.revision, r.error_class, r.error, r.parked_at, r.failed_at, r.dead_letter, r.ordered_by, \
         octet_length(r.value) AS value_bytes, r.claim IS NOT NULL AS claimed, r.due > clock_timestamp() AS later, \
         CASE WHEN r.due IS NULL THEN (SELECT h.id FROM tidemill.waiting h WHERE h.scope = r.scope AND h.topic = r.topic \
-            AND h.key = r.key AND h.id < r.id ORDER BY h.id LIMIT 1) END AS behind",
+            AND sha256(h.key) = sha256(r.key) AND h.key = r.key AND h.id < r.id ORDER BY h.id LIMIT 1) END AS behind",
     handled: true,
     time: "parked_at",
     error: "strpos(r.error, $?) > 0",
