@@ -97,6 +97,7 @@ async fn c08_the_waits_between_attempts_grow_as_the_manifest_says() {
         world.handlers.retry("probe", name, value);
     }
     world.handlers.retry("probe", "delay", "10m");
+    world.handlers.retry("probe", "max_delay", "1h");
     let world = world.started().await;
     world.send_event(0, "k", "bad", "probe.vague").await;
     for (attempts, minutes) in [(1, 10), (2, 30)] {
