@@ -31,9 +31,7 @@ pub(crate) async fn consume() -> anyhow::Result<()> {
     let variable = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set"));
     let mut config = tidemill::kafka::client_config(&KafkaAccess::plaintext(&variable(BROKERS)?));
     config.set("group.id", variable(GROUP)?).set("enable.auto.commit", "true").set("enable.auto.offset.store", "false");
-    // The host's: how much is read ahead.
-    config.set("auto.commit.interval.ms", "1000").set("queued.min.messages", "2000").set("queued.max.messages.kbytes", "8192");
-    config.set("fetch.message.max.bytes", "2097152");
+    // How much is read ahead is left to librdkafka: a bound of the host's that costs it speed must show.
     let consumer: Arc<StreamConsumer> = Arc::new(config.create()?);
     let mut all = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
