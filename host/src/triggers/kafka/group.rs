@@ -300,8 +300,10 @@ fn subscribe(trigger: &KafkaTrigger, group: &Group, held: &Arc<Held>) -> Result<
         .set("enable.auto.offset.store", "false")
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000")
-        // What librdkafka reads ahead of us: bounded by bytes, whatever the record's size.
-        .set("queued.min.messages", "2000")
+        // What librdkafka reads ahead of us: bounded by bytes, whatever the record's size. It looks again soon after it had enough: by
+        // default it would rest for a second, and the worker with it.
+        .set("queued.min.messages", "10000")
+        .set("fetch.queue.backoff.ms", "10")
         .set("queued.max.messages.kbytes", "8192")
         .set("fetch.message.max.bytes", "2097152")
         .set("fetch.wait.max.ms", "500");

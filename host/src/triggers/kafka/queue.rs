@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 /// Above either, the partition is paused.
-const HIGH: (usize, usize) = (2_000, 8 << 20);
+const HIGH: (usize, usize) = (8_000, 8 << 20);
 /// Below both, it goes on.
-const LOW: (usize, usize) = (500, 2 << 20);
+const LOW: (usize, usize) = (2_000, 2 << 20);
 
 /// The queue of one partition, between the consumer's receive loop and the partition's worker.
 pub(super) struct Queue {
