@@ -1,7 +1,7 @@
 //! Which events of a batch the guest gets: what the inbox knows is left out, what waits behind an earlier event of its key is parked.
 
 use super::invoke::{Batch, Failure, Fence, Item};
-use crate::store::{Parked, Unit};
+use crate::store::{Consumer, Parked, Unit};
 use std::collections::{HashMap, HashSet};
 
 /// A batch, sorted out.
@@ -29,7 +29,7 @@ async fn note(unit: &mut Unit, batch: Batch, cap: i64) -> Result<Admitted, Failu
     let Some(topic) = items.first().map(|item| item.record.topic.clone()) else {
         return Ok(Admitted { items: Vec::new(), parked: 0 });
     };
-    let identities: Vec<_> = items.iter().map(|item| item.identity.clone()).collect();
+    let identities: Vec<_> = items.iter().map(|item| &item.identity).collect();
     let keys: HashSet<&[u8]> = items.iter().filter_map(|item| item.record.key.as_deref()).collect();
     let keys: Vec<&[u8]> = keys.into_iter().collect();
     let noted = unit.note(consumer.scope, &topic, &identities, &keys, cap).await?;
@@ -60,7 +60,7 @@ async fn note(unit: &mut Unit, batch: Batch, cap: i64) -> Result<Admitted, Failu
 /// Events of keys with single attempts run alone, so that their failure is theirs; one that succeeds restores the trust in its key.
 fn alone(
     unit: &mut Unit,
-    consumer: &crate::store::Consumer,
+    consumer: &Consumer,
     topic: &str,
     run: &[(usize, Item)],
     single: &HashSet<Vec<u8>>,

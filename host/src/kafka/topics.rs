@@ -21,14 +21,3 @@ pub use check::{Finding, findings, watch};
 pub use cluster::{Cluster, Found, FoundTopic};
 pub use plan::{Plan, Step};
 pub use wanted::{DEAD_LETTER_HEADROOM, DEAD_LETTER_RETENTION, DEAD_LETTER_SUFFIX, LONGEST_SEGMENT, Size, Topics, Wanted};
-
-use crate::config::KafkaAccess;
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// How long records of these topics stay by `retention.ms`; `None`: for ever. A topic that does not exist has no entry.
-///
-/// Makes a client for the one question; who asks often keeps a [`Cluster`] and uses [`Cluster::retentions`].
-pub async fn retentions(access: &KafkaAccess, topics: &[String]) -> anyhow::Result<BTreeMap<String, Option<Duration>>> {
-    Cluster::connect(access)?.retentions(topics).await
-}

@@ -8,6 +8,9 @@ use rdkafka::config::ClientConfig;
 use serde_json::{Value as Json, json};
 use toml::Table;
 
+use tidemill::config::KafkaAccess;
+use tidemill::kafka::topics::Cluster;
+
 use crate::support::host::{Ended, succeeded};
 use crate::support::postgres::Database;
 use crate::support::{Broker, Kind, World, eventually, on_both_brokers, records};
@@ -253,8 +256,7 @@ async fn retentions_are_told_for_those_that_exist(kind: Kind) {
     make(&address, &name("day"), 1, &[("retention.ms", "86400000")]).await;
     make(&address, &name("ever"), 1, &[("retention.ms", "-1")]).await;
     let asked = ["day", "ever", "never"].map(name);
-    let told =
-        tidemill::kafka::topics::retentions(&tidemill::config::KafkaAccess::plaintext(address.clone()), &asked).await.unwrap();
+    let told = Cluster::connect(&KafkaAccess::plaintext(address.clone())).unwrap().retentions(&asked).await.unwrap();
     let day = std::time::Duration::from_secs(86_400);
     assert_eq!(told, BTreeMap::from([(name("day"), Some(day)), (name("ever"), None)]));
     assert_eq!(records::partition_count(&address, &name("never")).await, 0, "asking makes nothing");

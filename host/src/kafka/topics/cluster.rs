@@ -101,10 +101,15 @@ impl Cluster {
         Ok(Found { brokers: seen.brokers.len(), default_max_message_bytes, topics: seen.topics })
     }
 
-    /// How long records of these topics stay by `retention.ms`; `None`: for ever. A topic that does not exist has no entry.
+    /// How long records of these topics stay by `retention.ms`; `None`: for ever, as does what is compacted, since the last record of a key
+    /// stays whatever its age. A topic that does not exist has no entry.
     pub async fn retentions(&self, topics: &[String]) -> anyhow::Result<BTreeMap<String, Option<Duration>>> {
         let found = self.describe(topics).await?;
-        Ok(found.topics.into_iter().map(|(name, topic)| (name, topic.time("retention.ms"))).collect())
+        let kept = |topic: &FoundTopic| {
+            let compacted = topic.settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+            topic.time("retention.ms").filter(|_| !compacted)
+        };
+        Ok(found.topics.into_iter().map(|(name, topic)| (name, kept(&topic))).collect())
     }
 
     /// Changes one setting of a topic; all others stay.

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -93,7 +93,7 @@ impl Unit {
         &mut self,
         scope: Scope,
         topic: &str,
-        identities: &[Identity],
+        identities: &[&Identity],
         keys: &[&[u8]],
         cap: i64,
     ) -> Result<Noted, StatementError> {
@@ -106,7 +106,7 @@ impl Unit {
         &mut self,
         scope: Scope,
         topic: &str,
-        identities: &[Identity],
+        identities: &[&Identity],
         keys: &[&[u8]],
         cap: i64,
     ) -> Result<Noted, StatementError> {

@@ -28,6 +28,13 @@ pub struct Attempt {
     pub exhausted: bool,
 }
 
+impl Attempt {
+    /// One after which there is no other.
+    pub fn last(class: &'static str, reason: String, revision: String) -> Self {
+        Self { class, reason, revision, delay: Duration::ZERO, exhausted: true }
+    }
+}
+
 /// What became of an event after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

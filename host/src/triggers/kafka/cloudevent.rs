@@ -4,7 +4,7 @@
 use crate::bindings::events::Event;
 use crate::capabilities::publish::{Cause, is_json};
 use crate::manifest::Payload;
-use crate::store::Record;
+use crate::store::{Identity, Record, bucket_of};
 use base64::Engine as _;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -20,13 +20,20 @@ pub(super) fn decode(record: &Record, payload: Payload) -> Result<Event, String>
     }
 }
 
-/// Any bytes, as an event of the type `raw`: its source names the partition, its id the offset. A trace is taken from the record's headers.
+/// The identity of a record that carries none of its own: its partition as `source`, its offset as `id`.
+pub(super) fn identity_of(record: &Record) -> Identity {
+    let source = format!("//kafka/{}/{}", record.topic, record.partition);
+    Identity { source, id: record.offset.to_string(), bucket: bucket_of(record.timestamp) }
+}
+
+/// Any bytes, as an event of the type `raw`. A trace is taken from the record's headers.
 fn raw(record: &Record) -> Event {
     let carried = ["correlationid", "traceparent", "tracestate"];
     let extension = |name: &str| Some((name.to_owned(), record.header(name)?.to_owned()));
+    let Identity { source, id, .. } = identity_of(record);
     Event {
-        id: record.offset.to_string(),
-        source: format!("//kafka/{}/{}", record.topic, record.partition),
+        id,
+        source,
         type_: "raw".to_owned(),
         time: None,
         subject: None,

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 const AT_ONCE: usize = 8;
 /// The longest sleep: other replicas park rows as well.
 const POLL: Duration = Duration::from_secs(1);
+/// The shortest: a row that is due may be somebody else's for a moment.
+const REST: Duration = Duration::from_millis(10);
 /// On top of the handler's `wall`: how long a run is this process's.
 const LEASE: Duration = Duration::from_secs(30);
 /// How often waiting events and dead letters are counted.
@@ -79,7 +81,7 @@ async fn start(runner: &Arc<Runner>, permits: &Arc<Semaphore>, tasks: &mut JoinS
         return Ok(POLL);
     }
     let names: Vec<&str> = handlers.iter().map(|handler| &*handler.name).collect();
-    Ok(runner.journal.next(&names).await?.unwrap_or(POLL).min(POLL))
+    Ok(runner.journal.next(&names).await?.unwrap_or(POLL).clamp(REST, POLL))
 }
 
 /// Whether a handler has events at all, and none of its groups has stopped.
@@ -118,8 +120,7 @@ async fn one(runner: &Arc<Runner>, handler: &Arc<Handler>, due: Due) {
 }
 
 async fn give_up(runner: &Runner, handler: &Handler, consumer: &Consumer, due: &Due, class: &'static str, reason: String) {
-    let attempt = Attempt { class, reason, revision: handler.revision.to_string(), delay: Duration::ZERO, exhausted: true };
-    failed(runner, consumer, due, &attempt).await;
+    failed(runner, consumer, due, &Attempt::last(class, reason, handler.revision.to_string())).await;
 }
 
 /// Writes a failed attempt down. Where the database is away, the lease ends by itself and the event runs once more.

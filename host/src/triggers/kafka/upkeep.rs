@@ -133,7 +133,7 @@ impl Upkeep {
         } else if self.known.is_some_and(|(_, asked)| asked.elapsed() < ASK) {
             return;
         }
-        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        let names: Vec<String> = topics.iter().cloned().collect();
         match longest_retention(&self.kafka, &names).await {
             Ok(retention) => self.known = Some((retention, Instant::now())),
             Err(error) => {

@@ -6,11 +6,12 @@
 use super::Group;
 use super::breaker::Turn;
 use super::care::Care;
+use super::cloudevent;
 use super::queue::Queue;
 use super::runner::{Runner, Work};
 use super::solve::{Part, cut, halves};
 use crate::engine::{Failure, Fence, Handler};
-use crate::store::{Attempt, Consumer, Identity, Parked, Place, Record, Unavailable, bucket_of};
+use crate::store::{Attempt, Consumer, Parked, Place, Record, Unavailable};
 use crate::telemetry::{PartitionLabels, PausedPartition};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,7 @@ impl Worker {
                 break;
             }
         }
-        self.succeeded();
+        self.off_the_board();
         // Not in order if this fails: the next owner only works with care for a while.
         let _ = self.runner.running.leave(&self.place).await;
     }
@@ -114,20 +115,14 @@ impl Worker {
 
     /// Bytes that are no event are a dead letter at first sight; they have no place in any order.
     async fn no_event(&mut self, record: Arc<Record>, reason: String) -> Result<(), Closed> {
-        let identity = Identity {
-            source: format!("//kafka/{}/{}", record.topic, record.partition),
-            id: record.offset.to_string(),
-            bucket: bucket_of(record.timestamp),
-        };
-        let parked = Parked { record, identity, type_: String::new() };
+        let parked = Parked { identity: cloudevent::identity_of(&record), record, type_: String::new() };
         self.give_up(&parked, "not-an-event", format!("the record is no event: {reason}")).await
     }
 
     /// Makes an event a dead letter that no handler has failed.
     pub(super) async fn give_up(&mut self, parked: &Parked, class: &'static str, reason: String) -> Result<(), Closed> {
         let revision = self.runner.trigger.registry.handler(&self.group.handler).map(|handler| handler.revision.to_string());
-        let attempt = Attempt { class, reason, revision: revision.unwrap_or_default(), delay: Duration::ZERO, exhausted: true };
-        self.write_down(parked, &attempt).await
+        self.write_down(parked, &Attempt::last(class, reason, revision.unwrap_or_default())).await
     }
 
     /// Runs a part of a batch to the end, cutting it where it fails. True if it failed as a whole.
@@ -182,6 +177,7 @@ impl Worker {
 
     /// Waits until there is a handler, the database can be reached and the breaker is shut.
     async fn ready(&mut self, works: &mut [Work]) -> Result<Arc<Handler>, Closed> {
+        let mut waited = false;
         loop {
             tokio::select! {
                 () = self.runner.gate.pass() => {}
@@ -196,7 +192,13 @@ impl Worker {
                 continue;
             };
             let breaker = self.runner.breaker(&self.consumer.group);
-            match breaker.turn(&handler.revision) {
+            let turn = breaker.turn(&handler.revision);
+            if waited || turn != Turn::Go {
+                // Also when somebody else has shut it, or another revision is active.
+                breaker.show(&handler.revision, &self.runner.trigger.board);
+                waited = true;
+            }
+            match turn {
                 Turn::Go => return Ok(handler),
                 Turn::Wait(wait) => {
                     let _ = tokio::time::timeout(wait, self.queue.closed()).await;
@@ -206,7 +208,6 @@ impl Worker {
                     breaker.probed(&handler.revision, succeeded, tried);
                 }
             }
-            breaker.show(&handler.revision, &self.runner.trigger.board);
         }
     }
 
@@ -259,11 +260,17 @@ impl Worker {
     fn succeeded(&mut self) {
         if self.failures > 0 {
             self.failures = 0;
+            self.off_the_board();
             let PartitionLabels { group, topic, partition } = &self.labels;
-            self.runner.trigger.board.resume(group, topic, *partition);
-            self.runner.trigger.metrics.partition_paused.get_or_create(&self.labels).set(0);
             tracing::info!(group, topic, partition, "the partition goes on");
         }
+    }
+
+    /// The partition does not wait any more, or is no longer this worker's.
+    fn off_the_board(&self) {
+        let PartitionLabels { group, topic, partition } = &self.labels;
+        self.runner.trigger.board.resume(group, topic, *partition);
+        self.runner.trigger.metrics.partition_paused.get_or_create(&self.labels).set(0);
     }
 
     /// Shows why the partition cannot go on, and waits.
