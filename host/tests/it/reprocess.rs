@@ -93,7 +93,16 @@ async fn reprocess_from_a_time_begins_there() {
     eventually("all is handled", async || (world.count("SELECT count(*) FROM probe.seen").await == 12).then_some(())).await;
     world.sql().await.batch_execute("TRUNCATE probe.seen").await.unwrap();
     let from = (now - jiff::SignedDuration::from_hours(1)).to_string();
+    // While it can't write it has not caught up, and the running generation stays the current one.
+    let mut sql = world.sql().await;
+    let blocker = sql.transaction().await.unwrap();
+    blocker.batch_execute("LOCK TABLE probe.seen IN SHARE MODE").await.unwrap();
     world.reprocess(&["--from", &from, "--yes"]).await;
+    let blocked = "SELECT count(*) FROM pg_locks WHERE relation = 'probe.seen'::regclass AND NOT granted";
+    eventually("the new generation runs", async || (world.count(blocked).await > 0).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(world.count(BUILDING).await, 1);
+    blocker.rollback().await.unwrap();
     world.until_switched().await;
     assert_eq!(world.count("SELECT count(*) FROM probe.seen WHERE event_id LIKE 'late-%'").await, 6);
     assert_eq!(world.count("SELECT count(*) FROM probe.seen").await, 6);

@@ -30,6 +30,8 @@ struct State {
     /// The last events: the hash of a key that failed, or none for one that did not.
     window: VecDeque<Option<u64>>,
     open: Option<Open>,
+    /// How many partitions of the group this process works on.
+    workers: usize,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,21 @@ pub(super) enum Turn {
 impl Breaker {
     pub(super) fn new(group: Arc<str>) -> Self {
         Self { group, state: Mutex::default() }
+    }
+
+    /// A worker of the group begins here.
+    pub(super) fn enter(&self) {
+        lock(&self.state).workers += 1;
+    }
+
+    /// A worker ends. Without one nobody here would try whether events succeed again: what was seen is forgotten, for others to see.
+    pub(super) fn leave(&self, board: &Board) {
+        let mut state = lock(&self.state);
+        state.workers -= 1;
+        if state.workers == 0 {
+            *state = State::default();
+            board.close_breaker(&self.group);
+        }
     }
 
     /// Events of this revision were handled.
@@ -131,7 +148,7 @@ impl Breaker {
     fn state(&self, revision: &str) -> std::sync::MutexGuard<'_, State> {
         let mut state = lock(&self.state);
         if state.revision != revision {
-            *state = State { revision: revision.to_owned(), ..State::default() };
+            *state = State { revision: revision.to_owned(), workers: state.workers, ..State::default() };
         }
         state
     }
@@ -180,6 +197,23 @@ mod tests {
             breaker.succeeded("a", 2);
             assert!(!breaker.failed("a", &key.to_be_bytes(), "trap"), "a third of the events fails");
         }
+    }
+
+    #[test]
+    fn without_a_partition_it_is_shut() {
+        let (breaker, board) = (breaker(), Board::default());
+        breaker.enter();
+        breaker.enter();
+        for key in 0..KEYS {
+            breaker.failed("a", &key.to_be_bytes(), "trap");
+        }
+        breaker.show("a", &board);
+        breaker.leave(&board);
+        assert!(breaker.is_open("a"));
+        assert_eq!(board.breakers().len(), 1);
+        breaker.leave(&board);
+        assert!(!breaker.is_open("a"));
+        assert!(board.breakers().is_empty());
     }
 
     #[test]

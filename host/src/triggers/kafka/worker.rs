@@ -49,11 +49,14 @@ impl Worker {
     /// Works until the queue is closed. What is under way at that moment is finished, or rolls back.
     pub(super) async fn run(mut self) {
         let Ok(mut care) = self.take().await else { return };
+        let breaker = self.runner.breaker(&self.consumer.group);
+        breaker.enter();
         while let Some(records) = self.queue.take(self.batch_limit(), BATCH_BYTES).await {
             if self.step(records, &mut care).await.is_err() {
                 break;
             }
         }
+        breaker.leave(&self.runner.trigger.board);
         self.off_the_board();
         // Not in order if this fails: the next owner only works with care for a while.
         let _ = self.runner.running.leave(&self.place).await;
