@@ -36,7 +36,7 @@ impl Arena {
         say("starting PostgreSQL, the host and the native twins");
         let site = Site::build().await?;
         // The product's migrations name the roles of `audit` and `recurrence`, which are not to run here.
-        site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence", "probe"])?).await?;
+        site.migrate(&site.handlers("all", &[&PRODUCT[..], &["probe"]].concat())?).await?;
         let handlers = site.handlers("handlers", &["task-api", "probe"])?;
         let host = site.serve(&handlers, &free_address()?, "127.0.0.1:0").await?;
         let open = reqwest::get(format!("{}/open", host.said("http")?)).await?.error_for_status()?.text().await?;

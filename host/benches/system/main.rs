@@ -7,6 +7,8 @@
 //! - `topic`: audit from a full topic of Apache Kafka, beside a native loop and beside one event a unit
 //! - `poison`: the other keys beside a poisoned one
 //! - `memory`: what the host has resident while a million events wait
+//! - `jobs`: due jobs a second and how late they are, beside few waiting ones and very many; what scheduling adds to a request
+//! - `list`: a user's tasks among few others' and very many
 //! - `kafka`, `committed`: Apache Kafka with full topics; how fast rows were committed
 //! - `site`, `process`, `load`, `machine`: a private installation, its processes, the load generators, what /proc says
 //! - `twin`: the native twins, in a process of their own (this program, started with another argument)
@@ -18,7 +20,9 @@ mod audit;
 mod committed;
 mod create;
 mod empty;
+mod jobs;
 mod kafka;
+mod list;
 mod load;
 mod machine;
 mod memory;
@@ -35,7 +39,7 @@ use report::Report;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: scripts/bench [create|empty|audit|relay|topic|poison|memory|all] [--quick]";
+const USAGE: &str = "usage: scripts/bench [create|empty|audit|relay|topic|poison|memory|jobs|list|all] [--quick]";
 
 /// How long everything takes: the real sizes, or just enough to see that it works.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +59,13 @@ pub(crate) struct Sizes {
     /// Events that wait, and how long the host is watched then.
     pub(crate) waiting: u64,
     pub(crate) watch: Duration,
+    /// Jobs that are due at once, and how many wait beside them.
+    pub(crate) jobs_due: u64,
+    pub(crate) jobs_few: u64,
+    pub(crate) jobs_many: u64,
+    /// Tasks in the table.
+    pub(crate) tasks_few: u64,
+    pub(crate) tasks_many: u64,
 }
 
 const FULL: Sizes = Sizes {
@@ -70,6 +81,11 @@ const FULL: Sizes = Sizes {
     poison: 60_000,
     waiting: 1_000_000,
     watch: Duration::from_secs(10),
+    jobs_due: 100_000,
+    jobs_few: 10_000,
+    jobs_many: 10_000_000,
+    tasks_few: 10_000,
+    tasks_many: 10_000_000,
 };
 
 const QUICK: Sizes = Sizes {
@@ -85,6 +101,11 @@ const QUICK: Sizes = Sizes {
     poison: 10_000,
     waiting: 100_000,
     watch: Duration::from_secs(3),
+    jobs_due: 10_000,
+    jobs_few: 1_000,
+    jobs_many: 100_000,
+    tasks_few: 1_000,
+    tasks_many: 100_000,
 };
 
 fn main() -> ExitCode {
@@ -115,7 +136,7 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         match argument.as_str() {
             "--bench" => {}
             "--quick" => sizes = QUICK,
-            "create" | "empty" | "audit" | "relay" | "topic" | "poison" | "memory" | "all" => part = argument,
+            "create" | "empty" | "audit" | "relay" | "topic" | "poison" | "memory" | "jobs" | "list" | "all" => part = argument,
             other => bail!("unknown argument `{other}`; {USAGE}"),
         }
     }
@@ -155,6 +176,12 @@ async fn measure(part: &str, sizes: &Sizes, report: &mut Report) -> anyhow::Resu
     }
     if wanted("memory") {
         memory::measure(sizes, report).await?;
+    }
+    if wanted("jobs") {
+        jobs::measure(sizes, report).await?;
+    }
+    if wanted("list") {
+        list::measure(sizes, report).await?;
     }
     Ok(())
 }

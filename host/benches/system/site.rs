@@ -16,9 +16,18 @@ use tokio::process::Command;
 /// The login of the host.
 const LOGIN: &str = "tidemill_host";
 
-/// The probe's answer to `GET /open` is measured; its topics and tables are not wanted here.
+/// The handlers of the product. Its migrations name the roles of all of them, wherever only some are to run.
+pub(crate) const PRODUCT: [&str; 5] = ["task-api", "audit", "recurrence", "reminder", "suppression"];
+
+/// The routes of the probe are measured; its topics are not wanted here.
 const PROBE: &str = r#"name = "probe"
 component = "probe.wasm"
+migrations = "migrations"
+
+[[http]]
+method = "POST"
+path = "/probe/{action}"
+auth = "jwt"
 
 [[http]]
 method = "GET"
@@ -29,6 +38,8 @@ auth = "none"
 topics = ["probe.out"]
 
 [sql]
+
+[jobs]
 "#;
 
 /// The installation. Its PostgreSQL may be stopped, so that `tidemill dev` can start it.
@@ -96,17 +107,15 @@ impl Site {
     /// Puts handlers, built for release, into a folder of this installation. Manifests and migrations are the product's own.
     pub(crate) fn handlers(&self, folder: &str, names: &[&str]) -> anyhow::Result<PathBuf> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let migrations = self.path("migrations/todo");
-        fs::create_dir_all(&migrations)?;
-        for file in fs::read_dir(root.join("migrations/todo"))? {
-            let file = file?;
-            fs::copy(file.path(), migrations.join(file.file_name()))?;
-        }
+        copy(&root.join("migrations/todo"), &self.path("migrations/todo"))?;
         for name in names {
             let to = self.path(folder).join(name);
             fs::create_dir_all(&to)?;
             match *name {
-                "probe" => fs::write(to.join("handler.toml"), PROBE)?,
+                "probe" => {
+                    fs::write(to.join("handler.toml"), PROBE)?;
+                    copy(&root.join("host/tests/guests/probe/migrations"), &to.join("migrations"))?;
+                }
                 _ => drop(fs::copy(root.join("handlers").join(name).join("handler.toml"), to.join("handler.toml"))?),
             }
             let built = target().join("wasm32-wasip2/release").join(format!("{}.wasm", name.replace('-', "_")));
@@ -172,6 +181,16 @@ impl Site {
         }
         Ok(self.folder.close()?)
     }
+}
+
+/// Copies the files of a folder.
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    for file in fs::read_dir(from)? {
+        let file = file?;
+        fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    Ok(())
 }
 
 /// Runs a command to its end.

@@ -60,7 +60,7 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     report.part("relay");
     let site = Site::build().await?;
     let handlers = site.handlers("handlers", &["task-api"])?;
-    site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence"])?).await?;
+    site.migrate(&site.handlers("all", &PRODUCT)?).await?;
     let broker = EmbeddedBroker::start(&site.path("broker")).await?;
     site.topics(&handlers, &broker.addr).await?;
     let mut scenes = Vec::new();
@@ -177,14 +177,14 @@ fn tables(scenes: &[Scene], sizes: &Sizes, report: &mut Report) {
 }
 
 /// The embedded broker, in this process.
-struct EmbeddedBroker {
-    addr: String,
+pub(crate) struct EmbeddedBroker {
+    pub(crate) addr: String,
     stop: oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
 
 impl EmbeddedBroker {
-    async fn start(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?.to_string();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -195,7 +195,7 @@ impl EmbeddedBroker {
         Ok(Self { addr, stop, serving })
     }
 
-    async fn stop(self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let _ = self.stop.send(());
         self.serving.await?
     }
