@@ -60,7 +60,7 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     report.part("relay");
     let site = Site::build().await?;
     let handlers = site.handlers("handlers", &["task-api"])?;
-    site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence"])?).await?;
+    site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence", "reminder", "suppression"])?).await?;
     let broker = EmbeddedBroker::start(&site.path("broker")).await?;
     site.topics(&handlers, &broker.addr).await?;
     let mut scenes = Vec::new();

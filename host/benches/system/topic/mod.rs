@@ -84,7 +84,7 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
 impl Arena {
     async fn build(events: u64) -> anyhow::Result<Self> {
         let site = Site::build().await?;
-        let all = site.handlers("all", &["task-api", "audit", "recurrence"])?;
+        let all = site.handlers("all", &["task-api", "audit", "recurrence", "reminder", "suppression"])?;
         site.migrate(&all).await?;
         let broker = Apache::start(&site.path("kafka")).await?;
         site.topics(&all, &broker.addr).await?;

@@ -44,6 +44,8 @@ impl Handlers {
         self.add("handlers/task-api");
         self.add("handlers/audit");
         self.add("handlers/recurrence");
+        self.add("handlers/reminder");
+        self.add("handlers/suppression");
     }
 
     /// Adds a copy of a handler's folder of the checkout, complete in itself: component and migrations come along.
