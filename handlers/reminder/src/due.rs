@@ -4,9 +4,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::Value as Sql};
 
-/// PostgreSQL's first timestamp is in 4713 BC; this is in 4368 BC.
-const EARLIEST_MICROS: i64 = -200_000_000_000_000_000;
-
 /// An event that a reminder's time has come.
 #[derive(Debug)]
 pub(crate) struct Due<'a> {
@@ -54,8 +51,8 @@ impl<'a> Due<'a> {
         if attributes.iter().any(|text| text.contains('\0')) || todo::has_nul(&data) {
             return Err(event.reject_data("the character U+0000 can't be recorded"));
         }
-        if event.time().as_micros() < EARLIEST_MICROS {
-            return Err(event.reject("its time is too early to be that of a reminder"));
+        if !event.time().is_storable() {
+            return Err(event.reject("its time is none that a reminder can have"));
         }
         let Data { reminder_id, task_id } = Data::deserialize(&data).map_err(|error| event.reject_data(error))?;
         Ok(Self { event, reminder_id, task_id })

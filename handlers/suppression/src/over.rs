@@ -3,9 +3,6 @@
 use serde::Deserialize;
 use tidemill_sdk::{Event, Failure, Timestamp, Uuid};
 
-/// PostgreSQL's first timestamp is in 4713 BC; this is in 4368 BC. Its last is in the year 294276.
-const TIMES: std::ops::Range<i64> = -200_000_000_000_000_000..9_000_000_000_000_000_000;
-
 /// A task that was completed or deleted.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Over {
@@ -34,7 +31,7 @@ impl Over {
             _ => ("completed_at", completed_at),
         };
         let at = at.ok_or_else(|| event.reject_data(format!("missing field `{name}`")))?;
-        if !TIMES.contains(&at.as_micros()) {
+        if !at.is_storable() {
             return Err(event.reject_data(format!("{name} is no time that a task can have")));
         }
         Ok(Self { task_id, at, version })

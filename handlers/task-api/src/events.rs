@@ -32,6 +32,8 @@ pub(crate) struct TaskCompleted<'a> {
     due_time: Option<&'a str>,
     series_id: Option<Uuid>,
     anchor_day: Option<i16>,
+    /// The task's from now on: what was set for it earlier has a lower one, whatever the clocks say.
+    version: i32,
 }
 
 /// A task was deleted.
@@ -41,6 +43,8 @@ pub(crate) struct TaskDeleted<'a> {
     pub(crate) user_id: &'a str,
     pub(crate) title: &'a str,
     pub(crate) deleted_at: Timestamp,
+    /// As in [`TaskCompleted`].
+    pub(crate) version: i32,
 }
 
 /// The event of a task that a user has just made.
@@ -104,6 +108,7 @@ impl<'a> TaskCompleted<'a> {
             due_time: task.due_time.as_deref(),
             series_id: task.series_id,
             anchor_day: task.anchor_day,
+            version: task.version,
         }
     }
 }
@@ -195,7 +200,7 @@ mod tests {
             json!({
                 "task_id": ID, "user_id": "alice", "title": "Water the plants", "recurrence": "monthly", "due_date": "2026-01-31",
                 "completed_at": "2026-02-10T09:30:00Z", "description": null, "priority": "medium", "tags": ["home"],
-                "due_time": "10:00", "series_id": Uuid::nil(), "anchor_day": 31,
+                "due_time": "10:00", "series_id": Uuid::nil(), "anchor_day": 31, "version": 1,
             })
         );
         assert_eq!(TaskCompleted::TYPE, "task.completed");
@@ -204,10 +209,11 @@ mod tests {
     #[test]
     fn task_deleted_has_every_field() {
         let task = plain();
-        let event = TaskDeleted { task_id: task.id, user_id: &task.user_id, title: &task.title, deleted_at: task.created_at };
+        let (user_id, title) = (&task.user_id, &task.title);
+        let event = TaskDeleted { task_id: task.id, user_id, title, deleted_at: task.created_at, version: 2 };
         assert_eq!(
             to_value(&event).unwrap(),
-            json!({"task_id": ID, "user_id": "alice", "title": "Water the plants", "deleted_at": "2026-02-10T09:30:00Z"})
+            json!({"task_id": ID, "user_id": "alice", "title": "Water the plants", "deleted_at": "2026-02-10T09:30:00Z", "version": 2})
         );
         assert_eq!(TaskDeleted::TYPE, "task.deleted");
     }

@@ -1,4 +1,4 @@
-//! The audit trail of one task, oldest first.
+//! The audit trail of one task, oldest first, and its reminders: what stays readable of a task that is deleted.
 
 use std::{fmt, str::FromStr};
 
@@ -8,6 +8,7 @@ use tidemill_sdk::{Problem, Request, Response, Timestamp, params, sql};
 
 use crate::cursor::Scope;
 use crate::page::{self, Page};
+use crate::reminders::{self, Reminder};
 
 /// Deleted ones as well: their history stays readable.
 const EXISTS: &str = "SELECT 1 FROM tasks WHERE id = $1 AND user_id = $2";
@@ -20,7 +21,18 @@ pub(crate) fn list(request: &Request) -> Result<Response, Problem> {
     sql::query_optional::<i32>(EXISTS, params![id, user])?.ok_or_else(Problem::not_found)?;
     let after = page.after.unwrap_or(Position::START);
     let rows: Vec<Entry> = sql::query(HISTORY, params![id, user, after.occurred_at, after.id, page.to_fetch()])?;
-    Ok(Response::json(200, &Page::cut(rows, &page, |entry| entry.position().to_string())))
+    let reminders = if page.after.is_none() { Some(reminders::of_task(id, user)?) } else { None };
+    let trail = Page::cut(rows, &page, |entry| entry.position().to_string());
+    Ok(Response::json(200, &History { trail, reminders }))
+}
+
+/// A page of the trail, and beside the first one the task's reminders.
+#[derive(Serialize)]
+struct History {
+    #[serde(flatten)]
+    trail: Page<Entry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reminders: Option<Vec<Reminder>>,
 }
 
 /// One entry: an event that happened to the task.

@@ -6,6 +6,7 @@ mod events;
 mod history;
 mod list;
 mod page;
+mod reminders;
 mod rules;
 mod task;
 mod tasks;
@@ -22,6 +23,9 @@ fn handle(request: Request) -> Result<Response, Problem> {
         ("POST", "/api/tasks/{id}/complete") => tasks::complete(&request),
         ("POST", "/api/tasks/{id}/reopen") => tasks::reopen(&request),
         ("GET", "/api/tasks/{id}/history") => history::list(&request),
+        ("POST", "/api/tasks/{id}/reminders") => reminders::set(&request),
+        ("GET", "/api/reminders") => reminders::list(&request),
+        ("DELETE", "/api/reminders/{id}") => reminders::cancel(&request),
         _ => Err(Problem::not_found()),
     }
 }

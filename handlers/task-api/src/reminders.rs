@@ -5,7 +5,8 @@
 mod reminder;
 mod shift;
 
-use reminder::{Reminder, Set, TaskDue};
+pub(crate) use reminder::Reminder;
+use reminder::TaskDue;
 use serde::Deserialize;
 use shift::{Pending, Shift};
 use tidemill_sdk::{
@@ -15,10 +16,9 @@ use tidemill_sdk::{
 };
 use todo::reminders::{LeadTime, ReminderTriggered, job_name};
 
-use crate::{
-    page::{self, Page, PageRequest},
-    task::TaskRow,
-};
+use crate::cursor::Scope;
+use crate::page::{self, Page};
+use crate::task::TaskRow;
 
 /// Waiting reminders of one task, at most: they all move in one transaction.
 const MOST: i64 = 50;
@@ -113,13 +113,14 @@ pub(crate) fn set(request: &Request) -> Result<Response, Problem> {
 
 /// `GET /api/reminders`
 pub(crate) fn list(request: &Request) -> Result<Response, Problem> {
-    let mut query = request.query();
+    let (user, mut query) = (request.user()?, request.query());
     let state = query.optional("state", reminder::state);
     let task: Option<Uuid> = query.optional("task_id", |text: String| text.parse().map_err(|_| "must be a task's id".to_owned()));
-    let page: PageRequest<Uuid> = page::requested(query)?;
-    let after = page.after.unwrap_or(Uuid::max());
-    let rows: Vec<Reminder> = sql::query(LIST, params![request.user()?, after, state, task, page.to_fetch()])?;
-    Ok(Response::json(200, &Page::cut(rows, &page, |row| row.id)))
+    let scope = Scope::new(user, &format!("reminders {state:?} {task:?}"));
+    let page = page::requested(query, scope, |text| text.parse().ok())?;
+    let after: Uuid = page.after.unwrap_or(Uuid::max());
+    let rows: Vec<Reminder> = sql::query(LIST, params![user, after, state, task, page.to_fetch()])?;
+    Ok(Response::json(200, &Page::cut(rows, &page, |row| row.id.to_string())))
 }
 
 /// `DELETE /api/reminders/{id}`

@@ -5,8 +5,8 @@
 use tidemill_sdk::{Problem, Request, Response, etag, new_id, now, params, publish, sql};
 
 use crate::events::{TaskCompleted, TaskDeleted, TaskUpdated, changes, created};
-use crate::rules;
 use crate::task::{Task, TaskRow, columns};
+use crate::{reminders, rules};
 
 const INSERT: &str = "INSERT INTO tasks \
     (id, user_id, title, description, priority, tags, due_date, due_time, recurrence, created_at, updated_at, version) \
@@ -80,7 +80,8 @@ pub(crate) fn reopen(request: &Request) -> Result<Response, Problem> {
 pub(crate) fn delete(request: &Request) -> Result<Response, Problem> {
     let (task, time) = (lock(request)?, now());
     sql::execute(DELETE, params![task.id, task.user_id, time])?;
-    publish(&TaskDeleted { task_id: task.id, user_id: &task.user_id, title: &task.title, deleted_at: time })?;
+    let version = task.version + 1;
+    publish(&TaskDeleted { task_id: task.id, user_id: &task.user_id, title: &task.title, deleted_at: time, version })?;
     Ok(Response::empty(204))
 }
 
@@ -113,6 +114,7 @@ fn save(before: &TaskRow, after: TaskRow) -> Result<Response, Problem> {
     let after = after.touched(now());
     write(&after)?;
     publish(&TaskUpdated::of(&after, changes))?;
+    reminders::follow(before, &after)?;
     Ok(answer(200, &after))
 }
 

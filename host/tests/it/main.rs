@@ -36,6 +36,7 @@ mod manifests;
 mod operate;
 mod partitions;
 mod recurrence;
+mod reminders;
 mod replicas;
 mod reprocess;
 mod retention;

@@ -134,7 +134,8 @@ async fn hold(world: &World, statement: &str) -> Client {
 
 fn wrong_fields(answer: &Answer) -> String {
     let errors = answer.body["errors"].as_array().cloned().unwrap_or_default();
-    let texts: Vec<String> = errors.iter().map(|e| format!("{} {}", e["field"].as_str().unwrap(), e["message"].as_str().unwrap())).collect();
+    let texts: Vec<String> =
+        errors.iter().map(|e| format!("{} {}", e["field"].as_str().unwrap(), e["message"].as_str().unwrap())).collect();
     texts.join("; ")
 }
 
@@ -173,7 +174,7 @@ async fn a_reminder_fires_at_its_time_and_is_triggered_once(kind: Kind) {
     let history = call(&world, "alice", "GET", &path(&task, "/history"), None).await.body;
     let entry = history["items"].as_array().unwrap().iter().find(|item| item["type"] == "reminder.triggered").unwrap().clone();
     has_all(&entry, &json!({ "event_id": event["id"], "correlation_id": "trace-9", "data": event["data"] }));
-    let listed = call(&world, "alice", "GET", "/api/reminders?state=triggered&task_id=".to_owned().as_str(), None).await;
+    let listed = call(&world, "alice", "GET", "/api/reminders?state=triggered&task_id=", None).await;
     assert_eq!((listed.status, wrong_fields(&listed).as_str()), (422, "task_id must be a task's id"));
     let listed = call(&world, "alice", "GET", &format!("/api/reminders?state=TRIGGERED&task_id={}", id(&task)), None).await;
     assert_eq!(listed.body["items"].as_array().map(Vec::len), Some(1), "{listed:?}");

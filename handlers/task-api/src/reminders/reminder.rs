@@ -119,7 +119,10 @@ mod tests {
         assert_eq!(bare, (422, "lead_time needs a task with a due_date: this one has none".to_owned()));
         let (status, message) = remind_at(&task(), "1d").unwrap_err();
         assert_eq!(status, 422);
-        assert!(message.contains("due at 2026-02-10T10:00:00Z") && message.contains("2026-02-09T10:00:00Z, is past"), "{message}");
+        assert!(
+            message.contains("due at 2026-02-10T10:00:00Z") && message.contains("2026-02-09T10:00:00Z, is past"),
+            "{message}"
+        );
         assert_eq!(remind_at(&task(), "1h").unwrap_err().0, 422, "not now either");
         assert_eq!(remind_at(&TaskDue { completed: true, ..task() }, "30min").unwrap_err().0, 409);
     }

@@ -61,7 +61,12 @@ mod tests {
     }
 
     fn pending(id: u128, lead_seconds: i64, remind_at: &str) -> Pending {
-        Pending { id: Uuid::from_u128(id), lead_seconds, remind_at: time(remind_at), default_due_time: Some("10:00:00".to_owned()) }
+        Pending {
+            id: Uuid::from_u128(id),
+            lead_seconds,
+            remind_at: time(remind_at),
+            default_due_time: Some("10:00:00".to_owned()),
+        }
     }
 
     fn task(due_date: Option<&str>, due_time: Option<&str>) -> TaskRow {
