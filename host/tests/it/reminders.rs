@@ -107,7 +107,7 @@ async fn audited(world: &World, reminder: &Json) -> i64 {
 /// Waits until all that has fired for the user so far is handled.
 async fn fired(world: &World, user: &str) {
     let mark = dated(world, user, "mark").await;
-    let mark = set_soon(world, user, &mark, 2).await;
+    let mark = set_soon(world, user, &mark, 3).await;
     until_state(world, &mark, "TRIGGERED").await;
 }
 
@@ -142,7 +142,7 @@ fn wrong_fields(answer: &Answer) -> String {
 async fn a_reminder_fires_at_its_time_and_is_triggered_once(kind: Kind) {
     let world = product(kind).await.started().await;
     let task = create(&world, "alice", json!({ "title": "Call Bob", "due_date": day(2) })).await;
-    let body = json!({ "lead_time": lead(&day(2), 2) });
+    let body = json!({ "lead_time": lead(&day(2), 3) });
     let request = world.request("alice", "POST", &path(&task, "/reminders")).header("x-correlation-id", "trace-9").json(&body);
     let answer = Answer::read(request.send().await.unwrap()).await;
     assert_eq!(answer.status, 201, "{answer:?}");

@@ -66,7 +66,7 @@ async fn send_completion(world: &World, task: &Json, completed_at: &str, version
 #[tokio::test]
 async fn a_user_cancels_before_the_trigger() {
     let world = product(Kind::Embedded).await.started().await;
-    let (task, reminder) = reminded(&world, "alice", 2).await;
+    let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_task(&world, &task).await;
     until_blocked(&world, 1).await;
     assert_eq!(job(&world, &reminder).await, None, "it has fired");
@@ -79,7 +79,7 @@ async fn a_user_cancels_before_the_trigger() {
 #[tokio::test]
 async fn a_user_cancels_after_the_trigger() {
     let world = product(Kind::Embedded).await.started().await;
-    let (_, reminder) = reminded(&world, "alice", 2).await;
+    let (_, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_trail(&world).await;
     until_blocked(&world, 1).await;
     let (cancelled, ()) = tokio::join!(cancel(&world, "alice", &reminder), async {
@@ -93,7 +93,7 @@ async fn a_user_cancels_after_the_trigger() {
 #[tokio::test]
 async fn a_user_cancels_before_the_job_fires_and_it_never_does() {
     let world = product(Kind::Embedded).await.started().await;
-    let (_, reminder) = reminded(&world, "alice", 2).await;
+    let (_, reminder) = reminded(&world, "alice", 3).await;
     assert_eq!(cancel(&world, "alice", &reminder).await.status, 200);
     was_cancelled(&world, "alice", &reminder, 0).await;
 }
@@ -128,7 +128,7 @@ async fn a_task_is_completed_before_the_trigger() {
 #[tokio::test]
 async fn a_task_is_completed_after_the_trigger() {
     let world = product(Kind::Embedded).await.started().await;
-    let (task, reminder) = reminded(&world, "alice", 2).await;
+    let (task, reminder) = reminded(&world, "alice", 3).await;
     // The handler has locked the task, and waits for the reminder; the completion waits for the task.
     let held = hold_reminder(&world, &reminder).await;
     until_blocked(&world, 1).await;
@@ -146,7 +146,7 @@ async fn a_task_is_deleted_before_the_trigger() {
     let world = product(Kind::Embedded).await;
     world.handlers.rewrite("suppression", |manifest| manifest.replace("\"task.deleted\"", "\"task.none\""));
     let world = world.started().await;
-    let (task, reminder) = reminded(&world, "alice", 2).await;
+    let (task, reminder) = reminded(&world, "alice", 3).await;
     assert_eq!(call(&world, "alice", "DELETE", &path(&task, ""), None).await.status, 204);
     until_state(&world, &reminder, "CANCELLED").await;
     assert_eq!((audited(&world, &reminder).await, told(&world, &reminder).await.len()), (0, 1));
@@ -155,7 +155,7 @@ async fn a_task_is_deleted_before_the_trigger() {
 #[tokio::test]
 async fn the_suppression_comes_before_the_trigger() {
     let world = product(Kind::Embedded).await.started().await;
-    let (task, reminder) = reminded(&world, "alice", 2).await;
+    let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_task(&world, &task).await;
     until_blocked(&world, 1).await;
     send_completion(&world, &task, "2099-01-01T00:00:00Z", None).await;
@@ -167,7 +167,7 @@ async fn the_suppression_comes_before_the_trigger() {
 #[tokio::test]
 async fn the_suppression_comes_after_the_trigger() {
     let world = product(Kind::Embedded).await.started().await;
-    let (task, reminder) = reminded(&world, "alice", 2).await;
+    let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_trail(&world).await;
     until_blocked(&world, 1).await;
     // Two more wait: the suppression for the reminder, and the audit of this event for the trail.
@@ -205,7 +205,7 @@ async fn a_move_comes_before_the_trigger() {
 #[tokio::test]
 async fn a_move_comes_after_the_trigger() {
     let world = product(Kind::Embedded).await.started().await;
-    let (task, reminder) = reminded(&world, "alice", 2).await;
+    let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_reminder(&world, &reminder).await;
     until_blocked(&world, 1).await;
     let (route, body) = (path(&task, ""), json!({ "due_date": day(4) }));
@@ -317,7 +317,7 @@ async fn what_was_set_before_a_completion_is_known_by_the_version_or_else_by_the
 #[tokio::test]
 async fn c04_an_event_of_a_reminder_has_one_effect_however_often_it_comes() {
     let mut world = product(Kind::Embedded).await.started().await;
-    let (_, reminder) = reminded(&world, "alice", 2).await;
+    let (_, reminder) = reminded(&world, "alice", 3).await;
     until_state(&world, &reminder, "TRIGGERED").await;
     let event = told(&world, &reminder).await.remove(0);
     // A copy, one of another identity, and one for another time.

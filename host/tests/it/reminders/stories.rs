@@ -53,7 +53,7 @@ async fn completed_and_followed(world: &World, task: &Json) {
 /// 3. A reminder is set, fires at its time, and is TRIGGERED.
 async fn reminded_in_time(world: &World) {
     let task = dated(world, "alice", "Call Bob").await;
-    let reminder = set_soon(world, "alice", &task, 2).await;
+    let reminder = set_soon(world, "alice", &task, 3).await;
     assert_eq!(reminder["state"], json!("PENDING"));
     until_state(world, &reminder, "TRIGGERED").await;
     let records = told(world, &reminder).await;
@@ -88,7 +88,7 @@ async fn failed_and_replayed(world: &World) {
     assert_eq!(records::all(&world.broker.address(), "todo.task-events.dlq").await.len(), 1);
 
     sql.batch_execute("ALTER TABLE todo.audit_log DROP CONSTRAINT broken").await.unwrap();
-    succeeded(world.command(&["dlq", "replay", "--key", "carol", "--yes"]).finish().await);
+    succeeded(world.tool(&["dlq", "replay", "--key", "carol", "--yes"]).finish().await);
     assert_eq!(todo::audited(world, &task, 1).await, 1);
     assert_eq!(world.count("SELECT count(*) FROM tidemill.dead_letters WHERE state = 'replayed'").await, 1);
 }
