@@ -1,4 +1,4 @@
-//! The only place with the host's SQL: the unit of work, the outbox, the inbox, what waits or is dead, and the host's migrations.
+//! The only place with the host's SQL: the unit of work, the outbox, the inbox, what waits or is dead, jobs, and the host's migrations.
 //!
 //! Nothing here knows what runs inside a unit: `store` never names wasmtime.
 
@@ -6,6 +6,7 @@ mod backlog;
 mod error;
 mod inbox;
 mod inbox_days;
+mod jobs;
 mod migrate;
 pub mod operate;
 mod outbox;
@@ -24,6 +25,7 @@ pub use backlog::{Beside, Outbox, OutboxRow, Page};
 pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unavailable};
 pub use inbox::{Identity, Scope, bucket_of};
 pub use inbox_days::{InboxDays, InboxSpan};
+pub use jobs::{FOREIGN, Fired, JobRow, JobStatus, JobsDue, Repeats, Spoilt, TAKEN, job_event_id, run_now};
 pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
 pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};
@@ -32,5 +34,5 @@ pub use record::Record;
 pub use running::{Found, Place, Running};
 pub use scopes::{Generation, GenerationState, Order, Scopes, Target, TopicPartition};
 pub use slices::{Census, SliceLocks, Slices};
-pub use unit::{Noted, Param, RawColumn, Rows, StatementText, Unit, UnitContext};
+pub use unit::{Kept, Noted, Param, RawColumn, Rows, StatementText, Unit, UnitContext};
 pub use waiting::{Attempt, Claim, Consumer, Due, Journal, Outcome, Parked, waiting_bucket};

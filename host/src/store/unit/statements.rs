@@ -3,6 +3,7 @@
 use super::types::{Param, Rows, UnitContext, WaitingChanges};
 use crate::store::error::{StatementError, StatementErrorKind as Kind, describe};
 use crate::store::inbox;
+use crate::store::jobs::{self, JobColumns};
 use crate::store::outbox::{self, Columns, Envelope};
 use crate::store::pool::Connection;
 use crate::store::waiting::{self, ParkColumns};
@@ -25,6 +26,8 @@ const RESUME_WAITING: &str = "SELECT id FROM tidemill.waiting WHERE id = $1 AND 
 const DONE: &str = "SELECT tidemill.done($1)";
 const TRUST: &str = "DELETE FROM tidemill.single_attempts WHERE scope = $1 AND topic = $2 AND sha256(key) = sha256($3)";
 pub(super) const XID: &str = "SELECT pg_current_xact_id_if_assigned()::text";
+/// The database's clock decides about jobs.
+const MOMENT: &str = "SELECT clock_timestamp()";
 const CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// Runs a prepared statement and keeps its rows, up to `limit` bytes.
@@ -103,6 +106,10 @@ pub(in crate::store) struct HostStatements {
     park: Statement,
     done: Statement,
     trust: Statement,
+    schedule: Statement,
+    pub(super) cancel: Statement,
+    pub(super) job: Statement,
+    pub(super) moment: Statement,
 }
 
 impl HostStatements {
@@ -115,16 +122,36 @@ impl HostStatements {
         let [held, claimed, park, done, trust] =
             [inbox::HELD, RESUME_WAITING, waiting::PARK, DONE, TRUST].map(|text| client.prepare(text));
         let (held, claimed, park, done, trust) = future::try_join5(held, claimed, park, done, trust).await?;
-        Ok(Self { enter, note, held, claimed, xid, assume, constraints, locks, insert, park, done, trust })
+        let [schedule, cancel, job, moment] = [jobs::SCHEDULE, jobs::CANCEL, jobs::GET, MOMENT].map(|text| client.prepare(text));
+        let (schedule, cancel, job, moment) = future::try_join4(schedule, cancel, job, moment).await?;
+        Ok(Self {
+            enter,
+            note,
+            held,
+            claimed,
+            xid,
+            assume,
+            constraints,
+            locks,
+            insert,
+            park,
+            done,
+            trust,
+            schedule,
+            cancel,
+            job,
+            moment,
+        })
     }
 
-    /// Sends the end of a unit in the one lock order: constraints, key locks, rows. The first error is the one that counts.
+    /// Sends the end of a unit in the one lock order: constraints, jobs, key locks, rows. The first error is the one that counts. Returns
+    /// the earliest due time of the scheduled jobs.
     pub(super) async fn flush(
         &self,
         client: &tokio_postgres::Client,
         resume: Option<&Statement>,
         ending: &Ending<'_>,
-    ) -> Result<(), tokio_postgres::Error> {
+    ) -> Result<Option<i64>, tokio_postgres::Error> {
         let constraints = client.execute(&self.constraints, &[]);
         let resume = async {
             match resume {
@@ -146,8 +173,22 @@ impl HostStatements {
             }
         };
         let rows = future::join(self.flush_waiting(client, ending), insert);
-        let (constraints, resume, locks, (waiting, insert)) = future::join4(constraints, resume, locks, rows).await;
-        constraints.map(drop).and(resume).and(locks).and(waiting).and(insert)
+        let jobs = self.schedule(client, &ending.jobs);
+        let (constraints, resume, jobs, locks, (waiting, insert)) = future::join5(constraints, resume, jobs, locks, rows).await;
+        let due = constraints.and(resume.and(jobs))?;
+        locks.and(waiting).and(insert).map(|()| due)
+    }
+
+    /// Writes jobs; their earliest due time.
+    pub(super) async fn schedule(
+        &self,
+        client: &tokio_postgres::Client,
+        jobs: &JobColumns<'_>,
+    ) -> Result<Option<i64>, tokio_postgres::Error> {
+        match jobs.is_empty() {
+            true => Ok(None),
+            false => client.query_one(&self.schedule, &jobs.params()).await.map(|row| row.get(0)),
+        }
     }
 
     /// What the end of a unit changes of the events that wait.
@@ -176,6 +217,7 @@ impl HostStatements {
 /// What is written at the end of a unit, with the locks that it needs.
 pub(super) struct Ending<'a> {
     locks: Vec<i32>,
+    jobs: JobColumns<'a>,
     outbox: Columns<'a>,
     parked: Option<ParkColumns<'a>>,
     done: Option<i64>,
@@ -183,7 +225,7 @@ pub(super) struct Ending<'a> {
 }
 
 impl<'a> Ending<'a> {
-    pub(super) fn new(events: &'a [Envelope], waiting: &'a WaitingChanges) -> Self {
+    pub(super) fn new(jobs: JobColumns<'a>, events: &'a [Envelope], waiting: &'a WaitingChanges) -> Self {
         let outbox = Columns::new(events);
         let mut locks = outbox.locks.clone();
         locks.extend(waiting.locks());
@@ -192,6 +234,7 @@ impl<'a> Ending<'a> {
         locks.dedup();
         Self {
             locks,
+            jobs,
             outbox,
             parked: waiting.parked.as_ref().map(|(consumer, events)| ParkColumns::new(consumer, events)),
             done: waiting.done.as_ref().map(|claim| claim.id),
@@ -200,6 +243,6 @@ impl<'a> Ending<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.outbox.is_empty() && self.parked.is_none() && self.done.is_none() && self.trusted.is_empty()
+        self.jobs.is_empty() && self.outbox.is_empty() && self.parked.is_none() && self.done.is_none() && self.trusted.is_empty()
     }
 }

@@ -17,6 +17,7 @@ mod bindings {
         path: [
             "../../../../wit/sql",
             "../../../../wit/publish",
+            "../../../../wit/jobs",
             "../../../../wit/log",
             "../../../../wit/http",
             "../../../../wit/events",
