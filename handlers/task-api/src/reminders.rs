@@ -14,7 +14,7 @@ use tidemill_sdk::{
     jobs::{self, Cancelled, Job},
     new_id, params, sql,
 };
-use todo::reminders::{LeadTime, ReminderTriggered, job_name};
+use todo::reminders::{ReminderTriggered, job_name};
 
 use crate::cursor::Scope;
 use crate::page::{self, Page};
