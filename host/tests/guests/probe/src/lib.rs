@@ -29,6 +29,7 @@ mod bindings {
 }
 mod actions;
 mod consumer;
+mod jobs;
 mod values;
 
 use bindings::exports::tidemill::events::events::{self, Event, Failure};
