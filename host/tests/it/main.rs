@@ -47,5 +47,6 @@ mod retention;
 mod secure;
 mod structure;
 mod support;
+mod task_api;
 mod todo;
 mod topics;

@@ -10,20 +10,13 @@ use tokio_postgres::Client;
 
 use crate::support::http::has_all;
 use crate::support::records::{self, Record};
-use crate::support::{Answer, Broker, Kind, World, eventually, on_both_brokers, postgres::Database};
+use crate::support::{Answer, Kind, World, eventually, on_both_brokers};
 use crate::todo::{call, create, path};
 
 on_both_brokers!(a_reminder_fires_at_its_time_and_is_triggered_once);
 
 /// Where reminders are told of.
 const TOPIC: &str = "todo.reminders";
-
-/// A world with the product, not started.
-async fn product(kind: Kind) -> World {
-    let world = World::new(Database::create().await, Broker::dedicated(kind).await);
-    world.handlers.add_todo();
-    world
-}
 
 /// A date so many days from today, in UTC.
 fn day(days: i64) -> String {
@@ -140,7 +133,7 @@ fn wrong_fields(answer: &Answer) -> String {
 }
 
 async fn a_reminder_fires_at_its_time_and_is_triggered_once(kind: Kind) {
-    let world = product(kind).await.started().await;
+    let world = World::with_todo(kind).await;
     let task = create(&world, "alice", json!({ "title": "Call Bob", "due_date": day(2) })).await;
     let body = json!({ "lead_time": lead(&day(2), 3) });
     let request = world.request("alice", "POST", &path(&task, "/reminders")).header("x-correlation-id", "trace-9").json(&body);
@@ -186,7 +179,7 @@ async fn a_reminder_fires_at_its_time_and_is_triggered_once(kind: Kind) {
 
 #[tokio::test]
 async fn c01_a_reminder_its_job_and_the_answer_are_one_transaction() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "once").await;
     let first = set(&world, "alice", &task, "30min").await;
     assert_eq!(time(&first["remind_at"]), due(&day(2)) - 30.minutes(), "a task with a date alone is due at 10:00");
@@ -224,7 +217,7 @@ async fn c01_a_reminder_its_job_and_the_answer_are_one_transaction() {
 
 #[tokio::test]
 async fn when_a_task_without_a_time_is_due_is_a_setting() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     world.sql().await.batch_execute("UPDATE todo.settings SET default_due_time = '18:30'").await.unwrap();
     let task = dated(&world, "alice", "evening").await;
     assert_eq!(time(&set(&world, "alice", &task, "30min").await["remind_at"]), due(&day(2)) + 8.hours());
@@ -234,7 +227,7 @@ async fn when_a_task_without_a_time_is_due_is_a_setting() {
 
 #[tokio::test]
 async fn a_reminder_that_can_not_be_set_is_told_why_by_field() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "due").await;
     let bare = create(&world, "alice", json!({ "title": "bare" })).await;
     for (task, lead, word) in [
@@ -271,7 +264,7 @@ async fn a_reminder_that_can_not_be_set_is_told_why_by_field() {
 
 #[tokio::test]
 async fn c21_a_user_reaches_only_its_own_reminders() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "private").await;
     let reminder = set(&world, "alice", &task, "1h").await;
     let own = set(&world, "bob", &dated(&world, "bob", "own").await, "1h").await;
@@ -285,7 +278,7 @@ async fn c21_a_user_reaches_only_its_own_reminders() {
 
 #[tokio::test]
 async fn a_list_of_reminders_comes_in_pages_and_without_deleted_tasks() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "a").await;
     let mut all = Vec::new();
     for hours in 1..=5 {
@@ -315,7 +308,7 @@ async fn a_list_of_reminders_comes_in_pages_and_without_deleted_tasks() {
 
 #[tokio::test]
 async fn c15_the_handlers_roles_do_what_the_product_lets_them_and_nothing_else() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "a").await;
     let [pending, over] = [set(&world, "alice", &task, "1h").await, set(&world, "alice", &task, "2h").await];
     assert_eq!(cancel(&world, "alice", &over).await.status, 200);

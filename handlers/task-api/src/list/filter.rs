@@ -64,7 +64,7 @@ impl Filter {
             conditions.and("due_date > $::date", params![date]);
         }
         if let Some(text) = &self.text {
-            let found = "(strpos(title_key, lower($::text)) > 0 OR strpos(lower(description), lower($::text)) > 0)";
+            let found = "(strpos(lower(title), lower($::text)) > 0 OR strpos(lower(description), lower($::text)) > 0)";
             conditions.and(found, params![text, text]);
         }
     }

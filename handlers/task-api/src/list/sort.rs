@@ -54,7 +54,7 @@ impl Sort {
         })
     }
 
-    /// The order of a statement. Each of them has an index of its own, see `migrations/todo/0004_task_lists.sql`.
+    /// The order of a statement.
     pub(super) fn order(self) -> String {
         let direction = if self.descending { "DESC" } else { "ASC" };
         format!("{} {direction}, id {direction}", self.by.column())
@@ -99,13 +99,13 @@ impl Sort {
 }
 
 impl By {
-    /// What the rows are sorted by, just as the index has it.
+    /// What the rows are sorted by. For the first two there is an index: `migrations/todo/0004_task_lists.sql`.
     fn column(self) -> &'static str {
         match self {
             Self::CreatedAt => "created_at",
             Self::DueDate => "due_date",
             Self::Priority => "(CASE priority WHEN 'low' THEN 0 WHEN 'medium' THEN 1 ELSE 2 END)",
-            Self::Title => "title_key",
+            Self::Title => "lower(title)",
             Self::UpdatedAt => "updated_at",
         }
     }

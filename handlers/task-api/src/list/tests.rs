@@ -35,8 +35,8 @@ fn every_filter_is_a_condition() {
     let (text, params) = sql_of(query, Some(&format!("[\"Buy\", \"{ID}\"]")));
     let expected = "SELECT * FROM tasks WHERE user_id = $1 AND deleted_at IS NULL AND completed_at IS NULL AND priority = $2 \
         AND tags @> $3::text[] AND due_date < $4::date AND due_date > $5::date \
-        AND (strpos(title_key, lower($6::text)) > 0 OR strpos(lower(description), lower($7::text)) > 0) \
-        AND (title_key, id) > (lower($9::text), $10::uuid) ORDER BY title_key ASC, id ASC LIMIT $8";
+        AND (strpos(lower(title), lower($6::text)) > 0 OR strpos(lower(description), lower($7::text)) > 0) \
+        AND (lower(title), id) > (lower($9::text), $10::uuid) ORDER BY lower(title) ASC, id ASC LIMIT $8";
     assert_eq!(text, expected);
     let id: tidemill_sdk::Uuid = ID.parse().unwrap();
     let tags = vec!["a".to_owned(), "b".to_owned()];

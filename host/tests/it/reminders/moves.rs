@@ -26,7 +26,7 @@ async fn will_say(world: &World, reminder: &Json) -> Json {
 
 #[tokio::test]
 async fn moving_the_due_date_moves_the_waiting_reminders_and_their_jobs() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = create(&world, "alice", json!({ "title": "moved", "due_date": day(10) })).await;
     let all = [
         set(&world, "alice", &task, "1d").await,
@@ -68,7 +68,7 @@ async fn moving_the_due_date_moves_the_waiting_reminders_and_their_jobs() {
 
 #[tokio::test]
 async fn changing_the_title_changes_what_the_job_will_say_and_nothing_else() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "old").await;
     let reminder = set_soon(&world, "alice", &task, 4).await;
     patch(&world, "alice", &task, json!({ "title": "new", "priority": "high" })).await;
@@ -80,7 +80,7 @@ async fn changing_the_title_changes_what_the_job_will_say_and_nothing_else() {
 
 #[tokio::test]
 async fn a_title_that_changes_after_the_reminder_has_fired_does_not_fire_it_again() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "old").await;
     let reminder = set_soon(&world, "alice", &task, 3).await;
     // What fires now is told when the broker is back.
@@ -98,7 +98,7 @@ async fn a_title_that_changes_after_the_reminder_has_fired_does_not_fire_it_agai
 
 #[tokio::test]
 async fn without_a_due_date_there_is_nothing_to_remind_of() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "dated").await;
     let all = [set(&world, "alice", &task, "1h").await, set(&world, "alice", &task, "2h").await];
     patch(&world, "alice", &task, json!({ "due_date": null })).await;
@@ -111,7 +111,7 @@ async fn without_a_due_date_there_is_nothing_to_remind_of() {
 
 #[tokio::test]
 async fn a_reminder_whose_time_is_past_by_the_move_comes_at_once() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = create(&world, "alice", json!({ "title": "sooner", "due_date": day(5) })).await;
     let reminder = set(&world, "alice", &task, "3d").await;
     patch(&world, "alice", &task, json!({ "due_date": day(1) })).await;
@@ -126,7 +126,7 @@ async fn a_reminder_whose_time_is_past_by_the_move_comes_at_once() {
 
 #[tokio::test]
 async fn of_two_reminders_that_come_to_the_same_time_the_first_stays() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "moved").await;
     let first = set(&world, "alice", &task, "1h").await;
     world.sql().await.batch_execute("UPDATE todo.settings SET default_due_time = '11:00'").await.unwrap();
@@ -139,7 +139,7 @@ async fn of_two_reminders_that_come_to_the_same_time_the_first_stays() {
 
 #[tokio::test]
 async fn completing_and_deleting_a_task_cancel_its_reminders_and_their_jobs() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     for (method, rest) in [("POST", "/complete"), ("DELETE", "")] {
         let task = dated(&world, "alice", "over").await;
         let all = [set(&world, "alice", &task, "1h").await, set(&world, "alice", &task, "2h").await];

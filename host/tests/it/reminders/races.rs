@@ -65,7 +65,7 @@ async fn send_completion(world: &World, task: &Json, completed_at: &str, version
 
 #[tokio::test]
 async fn a_user_cancels_before_the_trigger() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_task(&world, &task).await;
     until_blocked(&world, 1).await;
@@ -78,7 +78,7 @@ async fn a_user_cancels_before_the_trigger() {
 
 #[tokio::test]
 async fn a_user_cancels_after_the_trigger() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (_, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_trail(&world).await;
     until_blocked(&world, 1).await;
@@ -92,7 +92,7 @@ async fn a_user_cancels_after_the_trigger() {
 
 #[tokio::test]
 async fn a_user_cancels_before_the_job_fires_and_it_never_does() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (_, reminder) = reminded(&world, "alice", 3).await;
     assert_eq!(cancel(&world, "alice", &reminder).await.status, 200);
     was_cancelled(&world, "alice", &reminder, 0).await;
@@ -100,7 +100,7 @@ async fn a_user_cancels_before_the_job_fires_and_it_never_does() {
 
 /// A world in which nobody but the reminder handler can cancel the reminders of a completed task.
 async fn without_suppression() -> World {
-    let world = product(Kind::Embedded).await;
+    let world = World::todo(Kind::Embedded).await;
     world.handlers.rewrite("suppression", |manifest| manifest.replace("\"task.completed\"", "\"task.none\""));
     world.started().await
 }
@@ -127,7 +127,7 @@ async fn a_task_is_completed_before_the_trigger() {
 
 #[tokio::test]
 async fn a_task_is_completed_after_the_trigger() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     // The handler has locked the task, and waits for the reminder; the completion waits for the task.
     let held = hold_reminder(&world, &reminder).await;
@@ -143,7 +143,7 @@ async fn a_task_is_completed_after_the_trigger() {
 
 #[tokio::test]
 async fn a_task_is_deleted_before_the_trigger() {
-    let world = product(Kind::Embedded).await;
+    let world = World::todo(Kind::Embedded).await;
     world.handlers.rewrite("suppression", |manifest| manifest.replace("\"task.deleted\"", "\"task.none\""));
     let world = world.started().await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
@@ -154,7 +154,7 @@ async fn a_task_is_deleted_before_the_trigger() {
 
 #[tokio::test]
 async fn the_suppression_comes_before_the_trigger() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_task(&world, &task).await;
     until_blocked(&world, 1).await;
@@ -166,7 +166,7 @@ async fn the_suppression_comes_before_the_trigger() {
 
 #[tokio::test]
 async fn the_suppression_comes_after_the_trigger() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_trail(&world).await;
     until_blocked(&world, 1).await;
@@ -179,7 +179,7 @@ async fn the_suppression_comes_after_the_trigger() {
 
 #[tokio::test]
 async fn a_move_comes_before_the_trigger() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_task(&world, &task).await;
     let (route, body) = (path(&task, ""), json!({ "due_date": day(4) }));
@@ -204,7 +204,7 @@ async fn a_move_comes_before_the_trigger() {
 
 #[tokio::test]
 async fn a_move_comes_after_the_trigger() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_reminder(&world, &reminder).await;
     until_blocked(&world, 1).await;
@@ -219,7 +219,7 @@ async fn a_move_comes_after_the_trigger() {
 
 #[tokio::test]
 async fn a_reminder_set_during_a_move_moves_along() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "moved").await;
     let held = hold_task(&world, &task).await;
     let (route, body) = (path(&task, ""), json!({ "due_date": day(4) }));
@@ -258,7 +258,7 @@ async fn a_reminder_set_during_a_move_moves_along() {
 
 #[tokio::test]
 async fn the_same_reminder_set_twice_at_once_is_one() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "twice").await;
     let held = hold_task(&world, &task).await;
     let (one, other, ()) = tokio::join!(ask(&world, "alice", &task, "1h"), ask(&world, "alice", &task, "PT60M"), async {
@@ -274,7 +274,7 @@ async fn the_same_reminder_set_twice_at_once_is_one() {
 
 #[tokio::test]
 async fn a_late_suppression_leaves_the_reminders_of_a_task_that_was_reopened() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "reopened").await;
     let [old, again] = [set(&world, "alice", &task, "1h").await, set(&world, "alice", &task, "2h").await];
     world.until_outbox_is_empty().await;
@@ -298,7 +298,7 @@ async fn a_late_suppression_leaves_the_reminders_of_a_task_that_was_reopened() {
 
 #[tokio::test]
 async fn what_was_set_before_a_completion_is_known_by_the_version_or_else_by_the_time() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "versions").await;
     let reminder = set(&world, "alice", &task, "1h").await;
     let version = i32::try_from(task["version"].as_i64().unwrap()).unwrap();
@@ -316,14 +316,14 @@ async fn what_was_set_before_a_completion_is_known_by_the_version_or_else_by_the
 
 #[tokio::test]
 async fn c04_an_event_of_a_reminder_has_one_effect_however_often_it_comes() {
-    let mut world = product(Kind::Embedded).await.started().await;
+    let mut world = World::with_todo(Kind::Embedded).await;
     let (_, reminder) = reminded(&world, "alice", 3).await;
     until_state(&world, &reminder, "TRIGGERED").await;
     let event = told(&world, &reminder).await.remove(0);
     // A copy, one of another identity, and one for another time.
     let mut copies = vec![event.json(), event.json(), event.json()];
-    copies[1]["id"] = json!("another");
-    copies[2]["id"] = json!("a third");
+    copies[1]["id"] = json!(uuid::Uuid::now_v7());
+    copies[2]["id"] = json!(uuid::Uuid::now_v7());
     copies[2]["time"] = json!("2026-01-01T00:00:00Z");
     for copy in copies {
         records::produce_event(&world.broker.address(), TOPIC, None, "alice", copy.to_string().as_bytes()).await;
@@ -341,7 +341,7 @@ async fn c04_an_event_of_a_reminder_has_one_effect_however_often_it_comes() {
 
 #[tokio::test]
 async fn an_event_that_can_be_no_reminder_is_a_dead_letter_and_holds_up_no_other() {
-    let world = product(Kind::Embedded).await.started().await;
+    let world = World::with_todo(Kind::Embedded).await;
     let (_, reminder) = reminded(&world, "alice", 3).await;
     for (event_id, data) in [
         ("odd", json!({ "reminder_id": "soon" })),

@@ -9,7 +9,7 @@ use crate::todo::{self, events_of};
 on_both_brokers!(the_whole_scenario_in_four_stories);
 
 async fn the_whole_scenario_in_four_stories(kind: Kind) {
-    let world = product(kind).await.env("TIDEMILL_ACTOR", "ann").started().await;
+    let world = World::todo(kind).await.env("TIDEMILL_ACTOR", "ann").started().await;
     let task = created_and_audited(&world).await;
     completed_and_followed(&world, &task).await;
     reminded_in_time(&world).await;

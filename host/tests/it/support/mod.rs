@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod records;
+pub mod schemas;
 pub mod secure;
 pub mod world;
 
