@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::Value as Sql};
+use todo::has_nul;
 
 /// The rows to write, column by column, as `unnest` takes them.
 #[derive(Debug)]
@@ -67,15 +68,6 @@ fn subject(event: &Event) -> Result<Subject, Failure> {
         return Err(event.reject("its time is too early to be recorded"));
     }
     Ok(subject)
-}
-
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

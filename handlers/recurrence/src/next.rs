@@ -4,7 +4,7 @@ use jiff::{civil::Date, tz::Offset};
 use serde::{Deserialize, Serialize};
 use tidemill_sdk::{Event, Failure, Timestamp, Uuid, derived_id, log};
 use todo::{
-    DEFAULT_PRIORITY, DESCRIPTION_LENGTH, PRIORITIES, TAGS, TITLE_LENGTH, USER_LENGTH,
+    DEFAULT_PRIORITY, DESCRIPTION_LENGTH, PRIORITIES, TAG_LENGTH, TAGS, TITLE_LENGTH, USER_LENGTH,
     calendar::{Next, Rule},
     events::TaskCreated,
 };
@@ -66,16 +66,17 @@ pub(crate) fn after(event: &Event) -> Result<Option<NextTask>, Failure> {
 }
 
 impl Completed {
-    /// The due date and the day of the completion; or what the table would refuse. One such row would fail the statement, and with it
-    /// the batch.
+    /// The due date and the day of the completion; or what no task may have. What the table refuses would fail the statement, and with
+    /// it the batch; what the schema of `task.created` refuses would surprise its readers.
     fn check(&self) -> Result<(Option<Date>, Date), String> {
         text("user_id", &self.user_id, 1..=USER_LENGTH)?;
         text("title", &self.title, 1..=TITLE_LENGTH)?;
         text("description", self.description.as_deref().unwrap_or_default(), 0..=DESCRIPTION_LENGTH)?;
         let tags = self.tags.as_deref().unwrap_or_default();
-        tags.iter().try_for_each(|tag| text("tags", tag, 0..=usize::MAX))?;
+        tags.iter().try_for_each(|tag| text("tags", tag, 1..=TAG_LENGTH))?;
         let allowed = |name: &str, fits: bool| if fits { Ok(()) } else { Err(format!("{name} is none that a task can have")) };
-        allowed("tags", tags.len() <= TAGS)?;
+        let unique = tags.iter().enumerate().all(|(n, tag)| !tags[..n].contains(tag));
+        allowed("tags", tags.len() <= TAGS && unique)?;
         allowed("priority", self.priority.as_deref().is_none_or(|priority| PRIORITIES.contains(&priority)))?;
         allowed("due_time", self.due_time.as_deref().is_none_or(todo::is_time))?;
         allowed("anchor_day", self.anchor_day.is_none_or(|day| (1..=31).contains(&day)))?;

@@ -21,13 +21,22 @@ pub struct Fields {
     rest: Map<String, Value>,
     known: Vec<&'static str>,
     errors: Vec<FieldError>,
+    source: Source,
+}
+
+/// Where fields come from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Source {
+    Body,
+    /// Every field is the list of its texts, since a parameter may be given more than once.
+    Query,
 }
 
 impl Fields {
     /// The members of a JSON object: 400 where the text is no JSON, 422 where it is no object.
     pub fn from_json(body: &[u8]) -> Result<Self, Problem> {
         match json::parse(body)? {
-            Value::Object(rest) => Ok(Self { rest, known: Vec::new(), errors: Vec::new() }),
+            Value::Object(rest) => Ok(Self { rest, known: Vec::new(), errors: Vec::new(), source: Source::Body }),
             _ => Err(Problem::new(422).detail("The body must be a JSON object.")),
         }
     }
@@ -38,8 +47,52 @@ impl Fields {
         name: &'static str,
         check: impl FnOnce(T) -> Result<U, String>,
     ) -> Option<U> {
+        let value = self.take(name).filter(|value| !value.is_null())?;
+        match value {
+            Value::Array(mut values) if self.source == Source::Query => match (values.pop(), values.is_empty()) {
+                (Some(value), true) => self.read(name, value, check),
+                _ => {
+                    self.error(name, "is given twice");
+                    None
+                }
+            },
+            value => self.read(name, value, check),
+        }
+    }
+
+    /// Reads a field of a merge patch (RFC 7396): `None` where it is absent, and so stays as it is, `Some(None)` where it is null, and so
+    /// is to be removed.
+    pub fn patch<T: DeserializeOwned, U>(
+        &mut self,
+        name: &'static str,
+        check: impl FnOnce(T) -> Result<U, String>,
+    ) -> Option<Option<U>> {
+        match self.take(name)? {
+            Value::Null => Some(None),
+            value => self.read(name, value, check).map(Some),
+        }
+    }
+
+    /// Reads a query's parameter that may be given more than once, each time with one more value.
+    pub fn repeated<U>(&mut self, name: &'static str, mut check: impl FnMut(String) -> Result<U, String>) -> Vec<U> {
+        match self.take(name) {
+            Some(Value::Array(values)) => values.into_iter().filter_map(|value| self.read(name, value, &mut check)).collect(),
+            Some(value) => self.read(name, value, check).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
-        let value = self.rest.remove(name).filter(|value| !value.is_null())?;
+        self.rest.remove(name)
+    }
+
+    fn read<T: DeserializeOwned, U>(
+        &mut self,
+        name: &'static str,
+        value: Value,
+        check: impl FnOnce(T) -> Result<U, String>,
+    ) -> Option<U> {
         let checked = serde_json::from_value(value).map_err(|error| error.to_string()).and_then(check);
         checked.map_err(|message| self.error(name, message)).ok()
     }
@@ -66,26 +119,34 @@ impl Fields {
         self.errors.iter().any(|error| error.field == name)
     }
 
-    /// The end: 422 naming every wrong field, among them those that nobody asked for.
+    /// Whether something was found to be wrong with any field so far.
+    pub fn any_wrong(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    /// The end: names every wrong field, among them those that nobody asked for. 422 for a body, 400 for a query.
     pub fn finish(mut self) -> Result<(), Problem> {
         for name in std::mem::take(&mut self.rest).keys() {
             self.error(name, unknown(name, &self.known));
         }
-        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
+        match (self.errors.is_empty(), self.source) {
+            (true, _) => Ok(()),
+            (false, Source::Body) => Err(Problem::invalid(self.errors)),
+            (false, Source::Query) => Err(Problem::invalid_parameters(self.errors)),
+        }
     }
 }
 
-/// The parameters of a query (`a=1&b=2`) as fields, each a text.
+/// The parameters of a query (`a=1&b=2`) as fields, each a text, or several where it is given more than once.
 pub(crate) fn from_query(query: &str) -> Fields {
-    let mut fields = Fields { rest: Map::new(), known: Vec::new(), errors: Vec::new() };
+    let mut fields = Fields { rest: Map::new(), known: Vec::new(), errors: Vec::new(), source: Source::Query };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match (decode(name), decode(value)) {
-            (Some(name), Some(value)) => {
-                if fields.rest.insert(name.clone(), Value::String(value)).is_some() {
-                    fields.error(name, "is given twice");
-                }
-            }
+            (Some(name), Some(value)) => match fields.rest.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
+                Value::Array(values) => values.push(Value::String(value)),
+                other => *other = Value::String(value),
+            },
             (name, _) => fields.error(name.as_deref().unwrap_or(pair), "is not percent-encoded UTF-8"),
         }
     }
@@ -178,7 +239,32 @@ mod tests {
         assert_eq!(query.optional("empty", |q: String| Ok(q)).unwrap(), "");
         assert_eq!(errors(query), [("limit".to_owned(), "is not known".to_owned())]);
         assert_eq!(errors(from_query("%ff=1&a=%f")).len(), 2);
-        assert_eq!(errors(from_query("a=1&a=2"))[0], ("a".to_owned(), "is given twice".to_owned()));
+        let mut twice = from_query("a=1&a=2");
+        assert_eq!(twice.optional("a", |a: String| Ok(a)), None);
+        assert_eq!(errors(twice), [("a".to_owned(), "is given twice".to_owned())]);
         assert!(from_query("").finish().is_ok());
+        assert_eq!(from_query("a=1").finish().unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn a_parameter_may_have_several_values_where_that_means_something() {
+        let mut query = from_query("tag=a&tag=+b&tag=");
+        let tags = query.repeated("tag", |tag| if tag.is_empty() { Err("must not be empty".to_owned()) } else { Ok(tag) });
+        assert_eq!(tags, ["a", " b"]);
+        assert_eq!(errors(query), [("tag".to_owned(), "must not be empty".to_owned())]);
+        assert!(from_query("").repeated("tag", Ok).is_empty());
+    }
+
+    #[test]
+    fn a_patch_tells_absent_from_null() {
+        let mut fields = Fields::from_json(br#"{"a": null, "b": 1, "c": "x"}"#).unwrap();
+        let text = |text: String| Ok(text);
+        assert_eq!(fields.patch("a", text), Some(None));
+        assert_eq!(fields.patch("b", text), None);
+        assert_eq!(fields.patch("c", text), Some(Some("x".to_owned())));
+        assert_eq!(fields.patch("d", text), None);
+        assert!(fields.any_wrong());
+        let errors = errors(fields);
+        assert_eq!((errors.len(), errors[0].0.as_str()), (1, "b"));
     }
 }

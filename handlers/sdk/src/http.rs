@@ -3,7 +3,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::fmt::Hyphenated;
 
-use crate::{Fields, Problem, Uuid, bindings::http::exports::tidemill::http::http as wit, fields, json, log};
+use crate::{EntityTags, Fields, Problem, Uuid, bindings::http::exports::tidemill::http::http as wit, fields, json, log};
 
 /// A request that matched one of the manifest's routes and passed its authentication.
 #[derive(Debug, Clone)]
@@ -41,6 +41,29 @@ impl Request {
     /// The first header of a name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.inner.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All headers of a name in lower case as one list, as HTTP reads them.
+    pub fn header_list(&self, name: &str) -> Option<String> {
+        let values = self.inner.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let values: Vec<&str> = values.collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+
+    /// The body's media type in lower case, without its parameters.
+    pub fn media_type(&self) -> Option<String> {
+        let value = self.header("content-type")?;
+        Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+    }
+
+    /// What the caller demands of the thing before it is changed (`If-Match`): 400 where that can't be read.
+    pub fn if_match(&self) -> Result<Option<EntityTags>, Problem> {
+        EntityTags::read("If-Match", self.header_list("if-match"))
+    }
+
+    /// What the caller has already (`If-None-Match`): 400 where that can't be read.
+    pub fn if_none_match(&self) -> Result<Option<EntityTags>, Problem> {
+        EntityTags::read("If-None-Match", self.header_list("if-none-match"))
     }
 
     /// The verified token's subject.
@@ -150,6 +173,21 @@ mod tests {
         let answer = run(testing::request("GET", "/").build().inner, |_| Err(Problem::not_found()));
         assert_eq!(answer.status, 404);
         assert_eq!(answer.headers, [("content-type".to_owned(), "application/problem+json".to_owned())]);
+    }
+
+    #[test]
+    fn headers_of_one_name_are_one_list() {
+        let request = testing::request("GET", "/").header("if-match", "\"1\"").header("if-match", "\"2\", \"3\"").build();
+        assert_eq!(request.header_list("if-match").as_deref(), Some("\"1\", \"2\", \"3\""));
+        assert!(request.if_match().unwrap().is_some_and(|tags| tags.have("3")));
+        assert_eq!((request.header_list("accept"), request.if_none_match()), (None, Ok(None)));
+    }
+
+    #[test]
+    fn a_media_type_is_without_parameters() {
+        let of = |value: &str| testing::request("PATCH", "/").header("content-type", value).build().media_type();
+        assert_eq!(of("Application/JSON; charset=utf-8").as_deref(), Some("application/json"));
+        assert_eq!(testing::request("PATCH", "/").build().media_type(), None);
     }
 
     #[test]

@@ -28,7 +28,7 @@
 //! ```
 //!
 //! The rooms:
-//! - [`http`]: [`Request`] and [`Response`]; [`fields`] reads a body or query field by field and reports all wrong ones at once;
+//! - [`http`]: [`Request`] and [`Response`]; [`etag`]: what `If-Match` and `If-None-Match` name; [`fields`] reads a body or query field by field and reports all wrong ones at once;
 //!   [`problem`] is the answer when something is wrong.
 //! - [`events`]: the [`Event`]s of a batch and the [`Failure`] that names those at fault; [`mod@publish`]: [`EventData`], typed events out.
 //! - [`jobs`]: events at a later time, once or again and again.
@@ -37,6 +37,7 @@
 //! - [`bindings`]: the generated ones, for what is not wrapped.
 
 pub mod bindings;
+pub mod etag;
 pub mod events;
 pub mod fields;
 pub mod http;
@@ -50,6 +51,7 @@ pub mod sql;
 pub mod testing;
 pub mod time;
 
+pub use etag::EntityTags;
 pub use events::{Event, Failure};
 pub use fields::Fields;
 pub use http::{Request, Response};

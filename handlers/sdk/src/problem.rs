@@ -55,9 +55,21 @@ impl Problem {
 
     /// 422: the request can be read, but these fields are wrong.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
-        let detail = format!("Wrong: {}.", fields.join(", "));
-        Self { kind: "tag:tidemill,2026:problem/invalid-fields", errors, ..Self::new(422).detail(detail) }
+        Self::new(422).detail(wrong(&errors)).errors_of("tag:tidemill,2026:problem/invalid-fields", errors)
+    }
+
+    /// 400: these parameters of the query are wrong.
+    pub fn invalid_parameters(errors: Vec<FieldError>) -> Self {
+        Self::new(400).detail(wrong(&errors)).errors_of("tag:tidemill,2026:problem/invalid-parameters", errors)
+    }
+
+    fn errors_of(self, kind: &'static str, errors: Vec<FieldError>) -> Self {
+        Self { kind, errors, ..self }
+    }
+
+    /// 412: what `If-Match` names is no longer what there is.
+    pub fn precondition_failed(detail: impl Into<String>) -> Self {
+        Self::new(412).detail(detail).typed("tag:tidemill,2026:problem/precondition-failed", reason(412))
     }
 
     /// 500: the fault is ours. What happened belongs into the log, not into the answer.
@@ -131,6 +143,12 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+fn wrong(errors: &[FieldError]) -> String {
+    let mut fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+    fields.dedup();
+    format!("Wrong: {}.", fields.join(", "))
+}
+
 fn reason(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
@@ -170,6 +188,17 @@ mod tests {
                 "errors": [{"field": "title", "message": "is required"}, {"field": "tags", "message": "too many"}],
             })
         );
+    }
+
+    #[test]
+    fn wrong_parameters_are_named_once_each() {
+        let problem = Problem::invalid_parameters(vec![FieldError::new("tag", "a"), FieldError::new("tag", "b")]);
+        let body: serde_json::Value = serde_json::from_slice(&Response::from(problem).body).unwrap();
+        assert_eq!(
+            (&body["status"], &body["detail"], body["errors"].as_array().unwrap().len()),
+            (&400.into(), &"Wrong: tag.".into(), 2)
+        );
+        assert_eq!(body["type"], "tag:tidemill,2026:problem/invalid-parameters");
     }
 
     #[test]

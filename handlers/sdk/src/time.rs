@@ -34,6 +34,11 @@ impl Timestamp {
         self.0
     }
 
+    /// Whether PostgreSQL has such a time; a statement with another fails. Its first year is 4713 BC, its last 294276.
+    pub const fn is_storable(self) -> bool {
+        -200_000_000_000_000_000 <= self.0 && self.0 < 9_000_000_000_000_000_000
+    }
+
     /// As a [`jiff::Timestamp`]; beyond the years that it knows, its end.
     pub fn to_jiff(self) -> jiff::Timestamp {
         let end = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
@@ -100,6 +105,12 @@ mod tests {
         assert_eq!(serde_json::from_str::<Timestamp>("\"2026-02-10T10:30:00.123456+01:00\"").unwrap(), time);
         assert!(serde_json::from_str::<Timestamp>("\"soon\"").is_err());
         assert!(serde_json::from_str::<Timestamp>("17").is_err());
+    }
+
+    #[test]
+    fn what_postgresql_has_no_time_for_is_known() {
+        assert!(Timestamp::from_micros(0).is_storable() && Timestamp::from_micros(-200_000_000_000_000_000).is_storable());
+        assert!(!Timestamp::from_micros(i64::MAX).is_storable() && !Timestamp::from_micros(i64::MIN).is_storable());
     }
 
     #[test]

@@ -1,10 +1,39 @@
-//! The audit trail of one task, oldest first.
+//! The audit trail of one task, oldest first, and its reminders: what stays readable of a task that is deleted.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tidemill_sdk::Timestamp;
+use tidemill_sdk::{Problem, Request, Response, Timestamp, params, sql};
+
+use crate::cursor::Scope;
+use crate::page::{self, Page};
+use crate::reminders::{self, Reminder};
+
+/// Deleted ones as well: their history stays readable.
+const EXISTS: &str = "SELECT 1 FROM tasks WHERE id = $1 AND user_id = $2";
+const HISTORY: &str = "SELECT id, event_id, source, type, occurred_at, recorded_at, correlation_id, data FROM audit_log \
+    WHERE task_id = $1 AND user_id = $2 AND (occurred_at, id) > ($3::timestamptz, $4::bigint) ORDER BY occurred_at, id LIMIT $5";
+
+pub(crate) fn list(request: &Request) -> Result<Response, Problem> {
+    let (id, user) = (request.id("id")?, request.user()?);
+    let page = page::requested(request.query(), Scope::new(user, &format!("history of {id}")), |text| text.parse().ok())?;
+    sql::query_optional::<i32>(EXISTS, params![id, user])?.ok_or_else(Problem::not_found)?;
+    let after = page.after.unwrap_or(Position::START);
+    let rows: Vec<Entry> = sql::query(HISTORY, params![id, user, after.occurred_at, after.id, page.to_fetch()])?;
+    let reminders = if page.after.is_none() { Some(reminders::of_task(id, user)?) } else { None };
+    let trail = Page::cut(rows, &page, |entry| entry.position().to_string());
+    Ok(Response::json(200, &History { trail, reminders }))
+}
+
+/// A page of the trail, and beside the first one the task's reminders.
+#[derive(Serialize)]
+struct History {
+    #[serde(flatten)]
+    trail: Page<Entry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reminders: Option<Vec<Reminder>>,
+}
 
 /// One entry: an event that happened to the task.
 #[derive(Debug, Deserialize, Serialize)]
@@ -53,9 +82,7 @@ impl FromStr for Position {
         let parse = || {
             let (micros, id) = text.split_once('.')?;
             let position = Self { occurred_at: Timestamp::from_micros(micros.parse().ok()?), id: id.parse().ok()? };
-            // Beyond these PostgreSQL has no time, and a statement with one would fail.
-            let years = -200_000_000_000_000_000..9_000_000_000_000_000_000;
-            years.contains(&position.occurred_at.as_micros()).then_some(position)
+            position.occurred_at.is_storable().then_some(position)
         };
         parse().ok_or("not a place in the trail")
     }

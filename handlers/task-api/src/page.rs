@@ -1,9 +1,9 @@
 //! Lists in pages, with a cursor that stays right while rows come and go: it names the place of the last item, not a number of items.
 
-use std::{fmt::Display, str::FromStr};
-
 use serde::Serialize;
 use tidemill_sdk::{Fields, Problem};
+
+use crate::cursor::{Refused, Scope};
 
 const LIMIT: usize = 50;
 const MAX_LIMIT: usize = 200;
@@ -11,9 +11,10 @@ const MAX_LIMIT: usize = 200;
 /// The page that a caller asks for.
 #[derive(Debug, PartialEq)]
 pub(crate) struct PageRequest<C> {
-    pub(crate) limit: usize,
+    limit: usize,
     /// The place after which it begins.
     pub(crate) after: Option<C>,
+    scope: Scope,
 }
 
 /// One page.
@@ -24,16 +25,25 @@ pub(crate) struct Page<T> {
     next_cursor: Option<String>,
 }
 
-/// Reads `limit` and `cursor` from a query.
-pub(crate) fn requested<C: FromStr>(mut query: Fields) -> Result<PageRequest<C>, Problem> {
+/// Reads `limit` and `cursor` from what is left of a query, as its end. `read` turns the text of a place into the place.
+pub(crate) fn requested<C>(
+    mut query: Fields,
+    scope: Scope,
+    read: impl FnOnce(&str) -> Option<C>,
+) -> Result<PageRequest<C>, Problem> {
+    let list_is_known = !query.any_wrong();
     let limit = query.optional("limit", |text: String| match text.parse() {
         Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
         _ => Err(format!("must be a number from 1 to {MAX_LIMIT}")),
     });
-    let after =
-        query.optional("cursor", |text: String| text.parse().map_err(|_| "must be the next_cursor of a page before".to_owned()));
+    let after = query.optional("cursor", |text: String| match scope.open(&text) {
+        Ok(place) => read(&place).map(Some).ok_or(Refused::Damaged.message()),
+        // A wrong filter was named already; whether the cursor fits the right one can't be known.
+        Err(Refused::OtherList) if !list_is_known => Ok(None),
+        Err(refused) => Err(refused.message()),
+    });
     query.finish()?;
-    Ok(PageRequest { limit: limit.unwrap_or(LIMIT), after })
+    Ok(PageRequest { limit: limit.unwrap_or(LIMIT), after: after.flatten(), scope })
 }
 
 impl<C> PageRequest<C> {
@@ -44,11 +54,11 @@ impl<C> PageRequest<C> {
 }
 
 impl<T> Page<T> {
-    /// Makes a page of the rows that were fetched for a request.
-    pub(crate) fn cut<C: Display>(mut rows: Vec<T>, request: &PageRequest<C>, place: impl Fn(&T) -> C) -> Self {
+    /// Makes a page of the rows that were fetched for a request; `place` is the text of a row's place.
+    pub(crate) fn cut<C>(mut rows: Vec<T>, request: &PageRequest<C>, place: impl Fn(&T) -> String) -> Self {
         let more = rows.len() > request.limit;
         rows.truncate(request.limit);
-        let next_cursor = rows.last().filter(|_| more).map(|last| place(last).to_string());
+        let next_cursor = rows.last().filter(|_| more).map(|last| request.scope.seal(&place(last)));
         Self { items: rows, next_cursor }
     }
 
@@ -60,40 +70,61 @@ impl<T> Page<T> {
 
 #[cfg(test)]
 mod tests {
-    use tidemill_sdk::{Uuid, testing};
+    use tidemill_sdk::testing;
 
     use super::*;
-    use crate::task::tests::ID;
 
-    fn asked(query: &str) -> Result<PageRequest<Uuid>, Vec<String>> {
-        let query = testing::request("GET", "/api/tasks").query(query).build().query();
-        requested(query).map_err(|problem| problem.errors().iter().map(|e| e.field.clone()).collect())
+    fn scope() -> Scope {
+        Scope::new("alice", "numbers")
+    }
+
+    fn asked(query: &str) -> Result<(usize, Option<u32>), Vec<String>> {
+        let query = testing::request("GET", "/numbers").query(query).build().query();
+        let read = requested(query, scope(), |text| text.parse().ok());
+        read.map(|page| (page.limit, page.after))
+            .map_err(|problem| problem.errors().iter().map(|e| format!("{} {}", e.field, e.message)).collect())
     }
 
     #[test]
     fn a_page_has_fifty_items_unless_asked_otherwise() {
-        assert_eq!(asked(""), Ok(PageRequest { limit: 50, after: None }));
-        assert_eq!(asked("limit=200"), Ok(PageRequest { limit: 200, after: None }));
-        assert_eq!(asked(&format!("cursor={ID}&limit=1")), Ok(PageRequest { limit: 1, after: Some(ID.parse().unwrap()) }));
+        assert_eq!(asked(""), Ok((50, None)));
+        assert_eq!(asked("limit=200"), Ok((200, None)));
+        assert_eq!(asked(&format!("cursor={}&limit=1", scope().seal("7"))), Ok((1, Some(7))));
     }
 
     #[test]
     fn wrong_parameters_are_named_at_once() {
         for limit in ["0", "201", "-1", "ten", "", "99999999999999999999"] {
-            assert_eq!(asked(&format!("limit={limit}")), Err(vec!["limit".to_owned()]), "{limit}");
+            assert_eq!(asked(&format!("limit={limit}")).unwrap_err(), ["limit must be a number from 1 to 200"], "{limit}");
         }
-        assert_eq!(
-            asked("limit=0&cursor=x&status=done"),
-            Err(vec!["limit".to_owned(), "cursor".to_owned(), "status".to_owned()])
+        let errors = asked("limit=0&cursor=x&colour=red").unwrap_err();
+        assert_eq!((errors.len(), errors[2].as_str()), (3, "colour is not known"));
+        assert!(
+            errors[1].starts_with("cursor") && errors[1].ends_with("leave it out to begin with the first page"),
+            "{errors:?}"
         );
+        assert_eq!(asked(&format!("cursor={}", scope().seal("seven"))).unwrap_err().len(), 1, "a place that is none");
+    }
+
+    #[test]
+    fn a_cursor_is_not_blamed_for_a_wrong_filter() {
+        let ask = |filter: &str| {
+            let cursor = Scope::new("alice", "other numbers").seal("7");
+            let mut query = testing::request("GET", "/numbers").query(&format!("even={filter}&cursor={cursor}")).build().query();
+            query.optional("even", |text: String| text.parse::<bool>().map_err(|_| "must be true or false".to_owned()));
+            let problem = requested(query, scope(), |text| text.parse::<u32>().ok()).unwrap_err();
+            problem.errors().iter().map(|e| e.field.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(ask("perhaps"), ["even"]);
+        assert_eq!(ask("true"), ["cursor"]);
     }
 
     #[test]
     fn the_cursor_is_the_last_item_shown_and_null_at_the_end() {
-        let request = PageRequest::<u32> { limit: 2, after: None };
+        let request = PageRequest::<u32> { limit: 2, after: None, scope: scope() };
         assert_eq!(request.to_fetch(), 3);
-        let page = |rows: &[u32]| Page::cut(rows.to_vec(), &request, |n| *n);
-        assert_eq!(page(&[9, 8, 7]), Page { items: vec![9, 8], next_cursor: Some("8".to_owned()) });
+        let page = |rows: &[u32]| Page::cut(rows.to_vec(), &request, u32::to_string);
+        assert_eq!(page(&[9, 8, 7]), Page { items: vec![9, 8], next_cursor: Some(scope().seal("8")) });
         assert_eq!(page(&[9, 8]), Page { items: vec![9, 8], next_cursor: None });
         assert_eq!(page(&[]), Page { items: vec![], next_cursor: None });
     }

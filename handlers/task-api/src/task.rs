@@ -3,6 +3,15 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use tidemill_sdk::{Timestamp, Uuid};
 
+/// The columns of a [`TaskRow`].
+macro_rules! columns {
+    () => {
+        "id, user_id, title, description, priority, tags, due_date, due_time, recurrence, series_id, anchor_day, \
+         created_at, updated_at, completed_at, version"
+    };
+}
+pub(crate) use columns;
+
 /// A task that a caller asks for; every field is valid.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NewTask {
@@ -59,6 +68,13 @@ pub(crate) struct TaskRow {
     pub(crate) updated_at: Timestamp,
     pub(crate) completed_at: Option<Timestamp>,
     pub(crate) version: i32,
+}
+
+impl TaskRow {
+    /// The next version of it, which begins now.
+    pub(crate) fn touched(self, time: Timestamp) -> Self {
+        Self { updated_at: time, version: self.version + 1, ..self }
+    }
 }
 
 /// A task as the API shows it: every field, absent ones as null.

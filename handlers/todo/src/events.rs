@@ -7,6 +7,8 @@ use tidemill_sdk::{EventData, Timestamp, Uuid};
 pub const SOURCE: &str = "todo-backend";
 /// The topic of `task.created`, `task.completed` and `task.deleted`.
 pub const TASK_EVENTS: &str = "todo.task-events";
+/// The topic of `task.updated`.
+pub const TASK_UPDATES: &str = "todo.task-updates";
 
 /// A task was created: by a user, or by the completion of the one before it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -40,7 +40,7 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     report.part("audit");
     say("audit: starting `tidemill dev`");
     let mut site = Site::build().await?;
-    let handlers = site.handlers("handlers", &["task-api", "audit", "recurrence"])?;
+    let handlers = site.handlers("handlers", &["task-api", "audit", "recurrence", "reminder", "suppression"])?;
     let tokens = site.tokens(USERS)?;
     let product = site.dev(&handlers).await?;
     let resident = machine::resident(product.pid()?)?;

@@ -21,7 +21,11 @@ struct Scene {
 pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Result<()> {
     report.part("memory");
     let site = Site::build().await?;
+<<<<<<< HEAD
     site.migrate(&site.handlers("all", &PRODUCT)?).await?;
+=======
+    site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence", "reminder", "suppression"])?).await?;
+>>>>>>> remind
     let handlers = site.handlers("handlers", &["task-api", "audit"])?;
     machine::warn_if_busy(report);
     // The first start compiles the components, and what that leaves behind would be in the figures of one scene only.

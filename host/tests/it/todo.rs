@@ -10,6 +10,8 @@ on_both_brokers!(a_task_travels_through_request_row_event_and_audit);
 
 /// Where tasks are told of.
 pub const TOPIC: &str = "todo.task-events";
+/// Where their changes are told of.
+pub const UPDATES: &str = "todo.task-updates";
 
 /// A request of a user.
 pub async fn call(world: &World, user: &str, method: &str, path: &str, body: Option<Json>) -> Answer {
@@ -34,8 +36,13 @@ pub fn path(task: &Json, rest: &str) -> String {
 
 /// The records of a task's events, once there are this many.
 pub async fn events_of(world: &World, task: &Json, count: usize) -> Vec<Record> {
+    events_in(world, TOPIC, task, count).await
+}
+
+/// The records of a task's events in a topic, once there are this many.
+pub async fn events_in(world: &World, topic: &str, task: &Json, count: usize) -> Vec<Record> {
     eventually("the task's events are in the topic", async || {
-        let mut records = records::all(&world.broker.address(), TOPIC).await;
+        let mut records = records::all(&world.broker.address(), topic).await;
         records.retain(|record| record.json()["data"]["task_id"] == task["id"]);
         (records.len() >= count).then_some(records)
     })
@@ -132,8 +139,8 @@ async fn a_deleted_task_is_gone_but_its_history_stays() {
     let task = create(&world, "alice", json!({ "title": "short-lived" })).await;
     let deleted = call(&world, "alice", "DELETE", &path(&task, ""), None).await;
     assert!((200..300).contains(&deleted.status), "{deleted:?}");
-    for (method, rest) in [("GET", ""), ("DELETE", ""), ("POST", "/complete")] {
-        assert_eq!(call(&world, "alice", method, &path(&task, rest), None).await.status, 404, "{method} {rest}");
+    for (method, rest) in [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/complete"), ("POST", "/reopen")] {
+        assert_eq!(call(&world, "alice", method, &path(&task, rest), Some(json!({}))).await.status, 404, "{method} {rest}");
     }
     let list = call(&world, "alice", "GET", "/api/tasks", None).await;
     assert_eq!(list.body["items"], json!([]));
@@ -153,12 +160,15 @@ async fn c21_a_user_sees_only_its_own() {
     let task = create(&world, "alice", json!({ "title": "private" })).await;
     let other = create(&world, "bob", json!({ "title": "public" })).await;
     audited(&world, &task, 1).await;
-    for (method, rest) in [("GET", ""), ("DELETE", ""), ("POST", "/complete"), ("GET", "/history")] {
-        let answer = call(&world, "bob", method, &path(&task, rest), None).await;
+    let routes = [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/complete"), ("POST", "/reopen"), ("GET", "/history")];
+    for (method, rest) in routes {
+        let answer = call(&world, "bob", method, &path(&task, rest), Some(json!({ "title": "stolen" }))).await;
         assert_eq!((answer.status, answer.text.contains("private")), (404, false), "{method} {rest}: {answer:?}");
     }
     let list = call(&world, "bob", "GET", "/api/tasks", None).await;
     assert_eq!((list.status, &list.body["items"]), (200, &json!([other])), "{list:?}");
+    let found = call(&world, "bob", "GET", "/api/tasks?text=private", None).await;
+    assert_eq!((found.status, &found.body["items"]), (200, &json!([])), "{found:?}");
     assert!(list.body.as_object().unwrap().contains_key("next_cursor"), "{list:?}");
     let task = call(&world, "alice", "GET", &path(&task, ""), None).await;
     assert_eq!((task.status, &task.body["completed"]), (200, &json!(false)));

@@ -1,6 +1,9 @@
 use serde_json::{Value, json};
 
+use tidemill_sdk::testing;
+
 use super::*;
+use crate::task::tests::plain;
 
 fn read(body: &Value) -> Result<NewTask, Problem> {
     new_task(Fields::from_json(body.to_string().as_bytes())?)
@@ -123,4 +126,80 @@ fn fields_that_are_not_the_callers_are_unknown() {
         let errors = wrong(field, json!(1));
         assert!(errors[0].starts_with(&format!("{field} is not known")), "{errors:?}");
     }
+}
+
+/// A task that has everything.
+fn full() -> TaskRow {
+    TaskRow {
+        description: Some("All of them".into()),
+        priority: "high".into(),
+        tags: vec!["home".into()],
+        due_date: Some("2026-02-28".into()),
+        due_time: Some("10:00".into()),
+        recurrence: Some("monthly".into()),
+        anchor_day: Some(31),
+        ..plain()
+    }
+}
+
+fn patch(task: &TaskRow, body: &Value) -> Result<TaskRow, Vec<String>> {
+    let fields = Fields::from_json(body.to_string().as_bytes()).unwrap();
+    patched(fields, task).map_err(|problem| problem.errors().iter().map(|e| format!("{} {}", e.field, e.message)).collect())
+}
+
+#[test]
+fn a_patch_changes_what_it_names() {
+    assert_eq!(patch(&full(), &json!({})), Ok(full()));
+    let after = patch(&full(), &json!({"title": " New ", "tags": ["a", "b"], "due_time": "11:30"})).unwrap();
+    assert_eq!(
+        after,
+        TaskRow { title: "New".into(), tags: vec!["a".into(), "b".into()], due_time: Some("11:30".into()), ..full() }
+    );
+}
+
+#[test]
+fn null_removes_what_can_be_removed() {
+    let nulls =
+        json!({"description": null, "priority": null, "tags": null, "due_date": null, "due_time": null, "recurrence": null});
+    assert_eq!(patch(&full(), &nulls), Ok(plain()));
+    assert_eq!(patch(&full(), &json!({"title": null})), Err(vec!["title must not be null, a task has a title".to_owned()]));
+}
+
+#[test]
+fn a_new_due_date_is_the_new_anchor_of_the_series() {
+    assert_eq!(patch(&full(), &json!({"due_date": "2026-02-28"})).unwrap().anchor_day, Some(31), "it is where it was");
+    assert_eq!(patch(&full(), &json!({"due_date": "2026-02-27"})).unwrap().anchor_day, None);
+}
+
+#[test]
+fn a_time_without_a_date_is_the_fault_of_the_field_that_was_sent() {
+    let alone = "due_date must not be removed alone: set due_time to null as well";
+    assert_eq!(patch(&full(), &json!({"due_date": null})), Err(vec![alone.to_owned()]));
+    for (task, body) in [(plain(), json!({"due_time": "10:00"})), (full(), json!({"due_date": null, "due_time": "11:00"}))] {
+        assert_eq!(patch(&task, &body), Err(vec!["due_time needs a due_date".to_owned()]));
+    }
+    assert_eq!(patch(&plain(), &json!({"due_date": "soon", "due_time": "10:00"})).unwrap_err().len(), 1, "one fault, not two");
+    assert_eq!(patch(&full(), &json!({"due_date": null, "due_time": "soon"})).unwrap_err().len(), 1);
+}
+
+#[test]
+fn all_wrong_fields_of_a_patch_are_named_at_once() {
+    let body = json!({
+        "title": null, "description": 1, "priority": "urgent", "tags": ["a", "a"], "due_date": "2026-02-30", "due_time": "24:00",
+        "recurrence": "hourly", "completed": true, "version": 1,
+    });
+    let errors = patch(&full(), &body).unwrap_err();
+    let names: Vec<&str> = errors.iter().filter_map(|error| error.split(' ').next()).collect();
+    let all = ["title", "description", "priority", "tags", "due_date", "due_time", "recurrence", "completed", "version"];
+    assert_eq!(names, all, "{errors:?}");
+}
+
+#[test]
+fn a_patch_comes_as_a_merge_patch() {
+    let takes = |media: &str| takes_merge_patch(&testing::request("PATCH", "/").header("content-type", media).build());
+    assert_eq!(takes("application/merge-patch+json"), Ok(()));
+    assert_eq!(takes("application/json; charset=utf-8"), Ok(()));
+    assert_eq!(takes_merge_patch(&testing::request("PATCH", "/").build()), Ok(()));
+    let problem = takes("application/json-patch+json").unwrap_err();
+    assert!(problem.status() == 415 && problem.to_string().contains("application/merge-patch+json"), "{problem}");
 }

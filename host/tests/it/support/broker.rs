@@ -87,6 +87,11 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Whether it was not taken away.
+    pub fn is_running(&self) -> bool {
+        self.running.lock().unwrap().is_some()
+    }
+
     /// Takes the broker away; its data stay.
     pub async fn stop(&self) {
         let running = self.running.lock().unwrap().take();

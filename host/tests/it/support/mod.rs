@@ -8,12 +8,14 @@ pub mod frames;
 pub mod handlers;
 pub mod host;
 pub mod http;
+pub mod jobs;
 pub mod ledger;
 pub mod outbox;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod records;
+pub mod schemas;
 pub mod secure;
 pub mod world;
 

@@ -12,7 +12,12 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value as Json, json};
 
+use super::schemas;
+
 const CALL: Duration = Duration::from_secs(10);
+
+/// CloudEvents `source` of what tests put into topics.
+pub const SOURCE: &str = "test";
 
 /// One record of a topic.
 #[derive(Clone, Debug)]
@@ -65,7 +70,7 @@ pub async fn answers(address: &str) -> bool {
 /// A CloudEvent in structured form.
 pub fn event(id: &str, kind: &str, data: &Json) -> Vec<u8> {
     let event = json!({
-        "specversion": "1.0", "id": id, "source": "test", "type": kind, "time": "2026-01-02T03:04:05Z",
+        "specversion": "1.0", "id": id, "source": SOURCE, "type": kind, "time": "2026-01-02T03:04:05Z",
         "datacontenttype": "application/json", "data": data,
     });
     event.to_string().into_bytes()
@@ -178,11 +183,17 @@ pub async fn produce_each(address: &str, topic: &str, records: &[Outgoing]) -> V
     answers
 }
 
-/// Every record of a topic, partition after partition; empty when there is no such topic.
+/// Every record of a topic, partition after partition; empty when there is no such topic. Events of the product are as their schemas say.
 pub async fn all(address: &str, topic: &str) -> Vec<Record> {
-    let config = config(address);
-    let topic = topic.to_owned();
-    tokio::task::spawn_blocking(move || read_all(&config, &topic)).await.unwrap()
+    let (address, topic) = (address.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || all_at_once(&address, &topic)).await.unwrap()
+}
+
+/// The same, for who may wait.
+pub fn all_at_once(address: &str, topic: &str) -> Vec<Record> {
+    let records = read_all(&config(address), topic);
+    records.iter().for_each(|record| schemas::check(topic, record));
+    records
 }
 
 fn read_all(config: &ClientConfig, topic: &str) -> Vec<Record> {

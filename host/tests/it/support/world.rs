@@ -10,10 +10,12 @@ use super::handlers::Handlers;
 use super::host::{Run, succeeded};
 use super::http::{KEY, token};
 use super::postgres::Database;
+use super::schemas::Checked;
 use super::{Answer, Broker, Host, Kind, Proxy, process, records};
 
 /// Everything that a test needs. Prepared by `probe` or `todo`, changed as the test likes, then started.
 pub struct World {
+    events: Option<Checked>,
     /// The test's own database.
     pub database: Database,
     /// Its broker, shared or its own.
@@ -52,9 +54,15 @@ impl World {
 
     /// A running host with the todo product, on a broker of its own: its topics and groups have the same names in every world.
     pub async fn with_todo(kind: Kind) -> Self {
-        let world = Self::new(Database::create().await, Broker::dedicated(kind).await);
+        Self::todo(kind).await.started().await
+    }
+
+    /// The same, not started.
+    pub async fn todo(kind: Kind) -> Self {
+        let mut world = Self::new(Database::create().await, Broker::dedicated(kind).await);
         world.handlers.add_todo();
-        world.started().await
+        world.events = Some(Checked(Arc::clone(&world.broker)));
+        world
     }
 
     /// A world without handlers, not started.
@@ -75,7 +83,7 @@ impl World {
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         // A connection kept from before a restart would fail a request that the new host would have answered.
         let client = client.pool_max_idle_per_host(0).build().unwrap();
-        Self { database, broker, handlers, proxy: None, host: None, run, client }
+        Self { events: None, database, broker, handlers, proxy: None, host: None, run, client }
     }
 
     /// Puts a proxy between the host (not the migrations) and PostgreSQL.
@@ -256,6 +264,13 @@ impl World {
         let text = self.admin("/metrics").await.text;
         let values = text.lines().filter_map(|line| line.strip_prefix(&format!("tidemill_{name}{{"))?.rsplit(' ').next());
         values.map(|value| value.parse::<f64>().unwrap()).sum()
+    }
+
+    /// The value of a metric without labels.
+    pub async fn metric_of(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").await.text;
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("tidemill_{name} ")).map(str::to_owned));
+        value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
     }
 
     /// A page of the admin port.
