@@ -4,7 +4,7 @@ use crate::Sizes;
 use crate::machine::{self, Meter};
 use crate::relay::metrics::Metrics;
 use crate::report::{Report, ms, say};
-use crate::site::Site;
+use crate::site::{PRODUCT, Site};
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
@@ -40,7 +40,7 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     report.part("audit");
     say("audit: starting `tidemill dev`");
     let mut site = Site::build().await?;
-    let handlers = site.handlers("handlers", &["task-api", "audit", "recurrence", "reminder", "suppression"])?;
+    let handlers = site.handlers("handlers", &PRODUCT)?;
     let tokens = site.tokens(USERS)?;
     let product = site.dev(&handlers).await?;
     let resident = machine::resident(product.pid()?)?;

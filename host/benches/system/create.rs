@@ -5,7 +5,7 @@ use crate::load::{CONNECTIONS, Load, pgbench, wrk};
 use crate::machine::{self, Meter, Spent};
 use crate::process::Process;
 use crate::report::{Report, grouped, median, ms, say};
-use crate::site::{Site, free_address};
+use crate::site::{PRODUCT, Site, free_address};
 use crate::twin::{self, statements};
 use anyhow::Context;
 use std::path::PathBuf;
@@ -35,13 +35,8 @@ impl Arena {
     pub(crate) async fn build() -> anyhow::Result<Self> {
         say("starting PostgreSQL, the host and the native twins");
         let site = Site::build().await?;
-<<<<<<< HEAD
-        // The product's migrations name the roles of `audit` and `recurrence`, which are not to run here.
-        site.migrate(&site.handlers("all", &[&PRODUCT[..], &["probe"]].concat())?).await?;
-=======
         // The product's migrations name the roles of all its handlers, which are not to run here.
-        site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence", "reminder", "suppression", "probe"])?).await?;
->>>>>>> remind
+        site.migrate(&site.handlers("all", &[&PRODUCT[..], &["probe"]].concat())?).await?;
         let handlers = site.handlers("handlers", &["task-api", "probe"])?;
         let host = site.serve(&handlers, &free_address()?, "127.0.0.1:0").await?;
         let open = reqwest::get(format!("{}/open", host.said("http")?)).await?.error_for_status()?.text().await?;

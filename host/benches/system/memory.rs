@@ -5,7 +5,7 @@ use crate::kafka::Apache;
 use crate::machine::{self, forget_peak, peak, resident};
 use crate::relay::FILL;
 use crate::report::{Report, grouped, say};
-use crate::site::{Site, free_address};
+use crate::site::{PRODUCT, Site, free_address};
 use crate::topic::TOPIC;
 use std::path::Path;
 
@@ -21,11 +21,7 @@ struct Scene {
 pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Result<()> {
     report.part("memory");
     let site = Site::build().await?;
-<<<<<<< HEAD
     site.migrate(&site.handlers("all", &PRODUCT)?).await?;
-=======
-    site.migrate(&site.handlers("all", &["task-api", "audit", "recurrence", "reminder", "suppression"])?).await?;
->>>>>>> remind
     let handlers = site.handlers("handlers", &["task-api", "audit"])?;
     machine::warn_if_busy(report);
     // The first start compiles the components, and what that leaves behind would be in the figures of one scene only.

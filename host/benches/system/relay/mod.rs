@@ -7,7 +7,7 @@ use crate::Sizes;
 use crate::kafka::records;
 use crate::machine;
 use crate::report::{Report, grouped, ms, say};
-use crate::site::{Site, free_address};
+use crate::site::{PRODUCT, Site, free_address};
 use anyhow::Context;
 use drain::{Drain, drain};
 use hdrhistogram::Histogram;

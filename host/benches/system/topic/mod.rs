@@ -11,7 +11,7 @@ use crate::kafka::{Apache, KEYS};
 use crate::machine::{self, Meter, Spent, cpu};
 use crate::process::Process;
 use crate::report::{Report, grouped, median, ratio, say};
-use crate::site::Site;
+use crate::site::{PRODUCT, Site};
 use crate::twin::DATABASE_URL;
 use std::path::PathBuf;
 use tokio::process::Command;
