@@ -1,5 +1,6 @@
 /* The wall clock of a process, CLOCK_OFFSET seconds wrong; its other clocks are right, and so is how long it waits. */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -31,4 +32,12 @@ time_t time(time_t *at) {
     if (clock_gettime(CLOCK_REALTIME, &now)) return -1;
     if (at) *at = now.tv_sec;
     return now.tv_sec;
+}
+
+/* Somebody who adds a moment to the wrong time means that moment. Times since the machine's start are far smaller. */
+int pthread_cond_timedwait(pthread_cond_t *changed, pthread_mutex_t *held, const struct timespec *until) {
+    struct timespec right = *until;
+    if (until->tv_sec < 1000000000) return pthread_cond_clockwait(changed, held, CLOCK_MONOTONIC, until);
+    right.tv_sec -= offset();
+    return pthread_cond_clockwait(changed, held, CLOCK_REALTIME, &right);
 }
