@@ -273,6 +273,8 @@ async fn the_product_gets_the_topics_of_its_table() {
         ("todo.task-updates", 3, "604800000"),
         ("todo.task-events.dlq", 1, "2592000000"),
         ("todo.task-updates.dlq", 1, "2592000000"),
+        ("todo.reminders", 1, "259200000"),
+        ("todo.reminders.dlq", 1, "2592000000"),
     ] {
         assert_eq!(records::partition_count(&address, topic).await, partitions, "{topic}");
         assert_eq!(told(&address, topic, ["retention.ms", "segment.ms"]).await, [retention, "86400000"], "{topic}");

@@ -5,6 +5,8 @@ use super::*;
 /// A task with a reminder that comes in so many seconds.
 async fn reminded(world: &World, user: &str, seconds: i64) -> (Json, Json) {
     let task = dated(world, user, "raced").await;
+    // Nobody else is to wait for the locks that are held.
+    crate::todo::audited(world, &task, 1).await;
     let reminder = set_soon(world, user, &task, seconds).await;
     (task, reminder)
 }
