@@ -36,18 +36,14 @@ fn statement(user: &str, filter: &Filter, sort: Sort, after: Option<&Place>, lim
     }
     let (order, columns) = (sort.order(), columns!());
     let select = |conditions: &str| format!("SELECT {columns} FROM tasks WHERE {conditions} ORDER BY {order} LIMIT {limit}");
-    let last = after.is_some_and(Place::is_undated);
-    let text = match (sort.by, after) {
-        // Tasks without a due date come last in either direction: first the others, then these, both in the order of one index.
-        (By::DueDate, _) if !last => {
-            let (dated, undated) =
-                (format!("{} AND due_date IS NOT NULL", conditions.text), format!("{all} AND due_date IS NULL"));
-            let (dated, undated) = (select(&dated), select(&undated));
-            let order = order.replacen(", ", " NULLS LAST, ", 1);
-            format!("SELECT {columns} FROM (({dated}) UNION ALL ({undated})) AS t ORDER BY {order} LIMIT {limit}")
-        }
-        _ => select(&conditions.text),
-    };
+    if sort.by != By::DueDate || after.is_some_and(Place::is_undated) {
+        return (select(&conditions.text), conditions.params);
+    }
+    // Tasks without a due date come last in either direction: first the others, then these, both in the order of one index.
+    let dated = select(&format!("{} AND due_date IS NOT NULL", conditions.text));
+    let undated = select(&format!("{all} AND due_date IS NULL"));
+    let order = order.replacen(", ", " NULLS LAST, ", 1);
+    let text = format!("SELECT {columns} FROM (({dated}) UNION ALL ({undated})) AS t ORDER BY {order} LIMIT {limit}");
     (text, conditions.params)
 }
 

@@ -192,7 +192,7 @@ pub async fn all(address: &str, topic: &str) -> Vec<Record> {
 /// The same, for who may wait.
 pub fn all_at_once(address: &str, topic: &str) -> Vec<Record> {
     let records = read_all(&config(address), topic);
-    records.iter().for_each(|record| schemas::check(topic, record));
+    records.iter().for_each(|record| schemas::check(topic, record.key.as_deref(), &record.value));
     records
 }
 

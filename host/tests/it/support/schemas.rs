@@ -1,6 +1,6 @@
 //! The published schemas of the product's events, and every event that a test emits held against them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -8,7 +8,7 @@ use jsonschema::Validator;
 use serde_json::Value as Json;
 
 use super::Broker;
-use super::records::{self, Record};
+use super::records;
 
 /// The product's events, and where each belongs.
 const EVENTS: [(&str, &str); 5] = [
@@ -30,9 +30,10 @@ fn read(event: &str) -> Validator {
     jsonschema::options().should_validate_formats(true).build(&schema).unwrap()
 }
 
-/// Fails if a record is an event of the product and not as its schema says. What a test has put there itself is its own affair.
-pub fn check(topic: &str, record: &Record) {
-    let Ok(event) = serde_json::from_slice::<Json>(&record.value) else { return };
+/// Fails if the value of a record is an event of the product and not as its schema says. What a test has put there itself is its own
+/// affair.
+pub fn check(topic: &str, key: Option<&str>, value: &[u8]) {
+    let Ok(event) = serde_json::from_slice::<Json>(value) else { return };
     let (source, kind) = (event["source"].as_str().unwrap_or_default(), event["type"].as_str().unwrap_or_default());
     let Some((_, home)) = EVENTS.iter().find(|(known, _)| *known == kind).filter(|_| source != records::SOURCE) else {
         assert!(!source.starts_with("todo-"), "an event without a schema in {topic}: {event}");
@@ -41,24 +42,42 @@ pub fn check(topic: &str, record: &Record) {
     let errors: Vec<String> =
         schemas()[kind].iter_errors(&event).map(|error| format!("{} {error}", error.instance_path())).collect();
     assert!(errors.is_empty(), "an event in {topic} is not as its schema says: {errors:#?}\n{event}");
-    assert_eq!(record.key.as_deref(), event["data"]["user_id"].as_str(), "the key is the user: {event}");
+    assert_eq!(key, event["data"]["user_id"].as_str(), "the key is the user: {event}");
     assert_eq!(topic.trim_end_matches(".dlq"), *home, "{event}");
 }
 
 /// At the end of a test: whatever it has emitted is as the schemas say, also where the test itself did not look.
-pub struct Checked(pub Arc<Broker>);
+pub struct Checked {
+    pub broker: Arc<Broker>,
+    pub database: String,
+}
 
 impl Drop for Checked {
     fn drop(&mut self) {
-        if std::thread::panicking() || !self.0.is_running() {
+        if std::thread::panicking() {
             return;
         }
-        let address = self.0.address();
-        let mut topics: Vec<&'static str> = EVENTS.map(|(_, topic)| topic).into();
-        topics.dedup();
-        let reader =
-            std::thread::spawn(move || topics.into_iter().map(|topic| records::all_at_once(&address, topic).len()).sum());
-        let read: usize = reader.join().expect("the events are as their schemas say");
-        assert!(read > 0, "a test with the product emitted nothing at all");
+        let (broker, database) = (Arc::clone(&self.broker), self.database.clone());
+        let reader = std::thread::spawn(move || {
+            // What leaves the outbox meanwhile is in its topic afterwards.
+            check_outbox(&database);
+            if broker.is_running() {
+                let topics: BTreeSet<&str> = EVENTS.iter().map(|(_, topic)| *topic).collect();
+                topics.into_iter().for_each(|topic| drop(records::all_at_once(&broker.address(), topic)));
+            }
+        });
+        reader.join().expect("every emitted event is as its schema says");
+    }
+}
+
+fn check_outbox(database: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let rows = runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(database, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.query("SELECT topic, convert_from(key, 'UTF8'), value FROM tidemill.outbox", &[]).await.unwrap()
+    });
+    for row in rows {
+        check(row.get(0), row.get(1), row.get::<_, Option<&[u8]>>(2).unwrap_or_default());
     }
 }

@@ -61,7 +61,7 @@ impl World {
     pub async fn todo(kind: Kind) -> Self {
         let mut world = Self::new(Database::create().await, Broker::dedicated(kind).await);
         world.handlers.add_todo();
-        world.events = Some(Checked(Arc::clone(&world.broker)));
+        world.events = Some(Checked { broker: Arc::clone(&world.broker), database: world.database.admin_url() });
         world
     }
 
