@@ -5,6 +5,7 @@
 //! in an aborted transaction everything after the error fails with 25P02, except COMMIT, which answers as if nothing were wrong. So a
 //! unit counts as committed only if no statement of it failed and the one directly before COMMIT succeeded.
 
+mod claim;
 mod end;
 mod statements;
 mod types;
@@ -18,6 +19,7 @@ use super::inbox::{Identity, Scope};
 use super::outbox::Envelope;
 use super::waiting::{Claim, Consumer, Parked};
 use super::{Lease, Pool};
+use claim::ClaimedKey;
 use futures_util::future;
 use statements::{Opening, RESUME, XID, collect};
 use std::collections::HashSet;
@@ -41,6 +43,8 @@ pub struct Unit {
     xid: Option<String>,
     outbox: Vec<Envelope>,
     waiting: WaitingChanges,
+    /// The `Idempotency-Key` that this unit has claimed.
+    key: Option<ClaimedKey>,
     keys: HashSet<Vec<u8>>,
     bytes: usize,
 }
@@ -60,6 +64,7 @@ impl Unit {
             xid: None,
             outbox: Vec::new(),
             waiting: WaitingChanges::default(),
+            key: None,
             keys: HashSet::new(),
             bytes: 0,
         }

@@ -1,7 +1,9 @@
 //! The host's own statements around a handler's, and how they travel together.
 
+use super::claim::ClaimedKey;
 use super::types::{Param, Rows, UnitContext, WaitingChanges};
 use crate::store::error::{StatementError, StatementErrorKind as Kind, describe};
+use crate::store::idempotency::{self, Answered};
 use crate::store::inbox;
 use crate::store::outbox::{self, Columns, Envelope};
 use crate::store::pool::Connection;
@@ -25,6 +27,7 @@ const RESUME_WAITING: &str = "SELECT id FROM tidemill.waiting WHERE id = $1 AND 
 const DONE: &str = "SELECT tidemill.done($1)";
 const TRUST: &str = "DELETE FROM tidemill.single_attempts WHERE scope = $1 AND topic = $2 AND sha256(key) = sha256($3)";
 pub(super) const XID: &str = "SELECT pg_current_xact_id_if_assigned()::text";
+const ASSIGN_XID: &str = "SELECT pg_current_xact_id()::text";
 const CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// Runs a prepared statement and keeps its rows, up to `limit` bytes.
@@ -95,6 +98,9 @@ pub(in crate::store) struct HostStatements {
     pub(super) note: Statement,
     pub(super) held: Statement,
     pub(super) claimed: Statement,
+    pub(super) claim_lock: Statement,
+    pub(super) claim_find: Statement,
+    pub(super) claim_xid: Statement,
     pub(super) xid: Statement,
     assume: Statement,
     pub(super) constraints: Statement,
@@ -103,6 +109,7 @@ pub(in crate::store) struct HostStatements {
     park: Statement,
     done: Statement,
     trust: Statement,
+    keep: Statement,
 }
 
 impl HostStatements {
@@ -115,10 +122,30 @@ impl HostStatements {
         let [held, claimed, park, done, trust] =
             [inbox::HELD, RESUME_WAITING, waiting::PARK, DONE, TRUST].map(|text| client.prepare(text));
         let (held, claimed, park, done, trust) = future::try_join5(held, claimed, park, done, trust).await?;
-        Ok(Self { enter, note, held, claimed, xid, assume, constraints, locks, insert, park, done, trust })
+        let [claim_lock, claim_find, claim_xid, keep] =
+            [idempotency::LOCK, idempotency::FIND, ASSIGN_XID, idempotency::KEEP].map(|text| client.prepare(text));
+        let (claim_lock, claim_find, claim_xid, keep) = future::try_join4(claim_lock, claim_find, claim_xid, keep).await?;
+        Ok(Self {
+            enter,
+            note,
+            held,
+            claimed,
+            claim_lock,
+            claim_find,
+            claim_xid,
+            xid,
+            assume,
+            constraints,
+            locks,
+            insert,
+            park,
+            done,
+            trust,
+            keep,
+        })
     }
 
-    /// Sends the end of a unit in the one lock order: constraints, key locks, rows. The first error is the one that counts.
+    /// Sends the end of a unit in the one lock order: constraints, the answer under its key (which nobody else writes), key locks, rows. The first error is the one that counts.
     pub(super) async fn flush(
         &self,
         client: &tokio_postgres::Client,
@@ -129,6 +156,12 @@ impl HostStatements {
         let resume = async {
             match resume {
                 Some(resume) => client.query_one(resume, &[]).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let keep = async {
+            match &ending.answered {
+                Some(answered) => client.execute(&self.keep, &answered.params()).await.map(drop),
                 None => Ok(()),
             }
         };
@@ -146,8 +179,8 @@ impl HostStatements {
             }
         };
         let rows = future::join(self.flush_waiting(client, ending), insert);
-        let (constraints, resume, locks, (waiting, insert)) = future::join4(constraints, resume, locks, rows).await;
-        constraints.map(drop).and(resume).and(locks).and(waiting).and(insert)
+        let (constraints, resume, keep, locks, (waiting, insert)) = future::join5(constraints, resume, keep, locks, rows).await;
+        constraints.map(drop).and(resume).and(keep).and(locks).and(waiting).and(insert)
     }
 
     /// What the end of a unit changes of the events that wait.
@@ -180,10 +213,11 @@ pub(super) struct Ending<'a> {
     parked: Option<ParkColumns<'a>>,
     done: Option<i64>,
     trusted: Vec<(i32, &'a str, &'a [u8])>,
+    answered: Option<Answered<'a>>,
 }
 
 impl<'a> Ending<'a> {
-    pub(super) fn new(events: &'a [Envelope], waiting: &'a WaitingChanges) -> Self {
+    pub(super) fn new(events: &'a [Envelope], waiting: &'a WaitingChanges, key: Option<&'a ClaimedKey>) -> Self {
         let outbox = Columns::new(events);
         let mut locks = outbox.locks.clone();
         locks.extend(waiting.locks());
@@ -196,10 +230,15 @@ impl<'a> Ending<'a> {
             parked: waiting.parked.as_ref().map(|(consumer, events)| ParkColumns::new(consumer, events)),
             done: waiting.done.as_ref().map(|claim| claim.id),
             trusted: waiting.trusted.iter().map(|(scope, topic, key)| (scope.0, topic.as_str(), key.as_slice())).collect(),
+            answered: key.and_then(|claimed| Some(Answered::new(&claimed.key, claimed.response.as_ref()?))),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.outbox.is_empty() && self.parked.is_none() && self.done.is_none() && self.trusted.is_empty()
+        self.outbox.is_empty()
+            && self.parked.is_none()
+            && self.done.is_none()
+            && self.trusted.is_empty()
+            && self.answered.is_none()
     }
 }
