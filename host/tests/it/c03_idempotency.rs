@@ -166,6 +166,21 @@ async fn c03_who_is_told_of_a_failure_finds_the_key_free_at_once() {
 }
 
 #[tokio::test]
+async fn c03_a_statement_that_was_cut_off_holds_no_key() {
+    let world = World::probe(Kind::Embedded).await;
+    world.handlers.limit("probe", "wall", "1s");
+    let world = world.started().await;
+    let blocker = world.sql().await;
+    blocker.batch_execute("BEGIN; LOCK TABLE probe.rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    for _ in 0..3 {
+        let cut = keyed(&world, "k", "insert", &work(&world, "cut")).await;
+        assert_eq!((cut.status, cut.problem()), (504, "handler-timeout"), "{cut:?}");
+    }
+    let good = keyed(&world, "k", STEPS, &work(&world, "cut")).await;
+    assert_eq!((good.status, replayed(&good)), (200, false), "{good:?}");
+}
+
+#[tokio::test]
 async fn c03_another_replica_gives_the_answer_of_the_first() {
     let mut world = World::with_probe().await;
     let run: Run = world.command(&["serve"]).env("TIDEMILL_HTTP_ADDR", "127.0.0.1:0").env("TIDEMILL_ADMIN_ADDR", "127.0.0.1:0");

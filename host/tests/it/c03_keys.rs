@@ -42,7 +42,8 @@ async fn c03_another_request_under_the_key_is_422() {
         ("path", request("/probe/sql-then-sql", &same)),
         ("query", request("/probe/sql?x", &same)),
         ("empty query", request("/probe/sql?", &same)),
-        ("content-type", request("/probe/sql", &same).header("content-type", "text/json")),
+        ("second content-type", request("/probe/sql", &same).header("content-type", "text/json")),
+        ("content-type", world.request("alice", "POST", "/probe/sql").header("content-type", "text/json").json(&same)),
     ];
     for (what, other) in others {
         let other = send(other, "k").await;

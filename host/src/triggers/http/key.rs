@@ -26,11 +26,12 @@ pub(super) fn given(method: &Method, headers: &HeaderMap) -> Result<Option<Strin
 
 /// The request as its key is known by.
 pub(super) fn of_request(key: String, parts: &Parts, found: &Match, subject: Option<&str>, body: &[u8]) -> RequestKey {
+    let types = parts.headers.get_all(header::CONTENT_TYPE).iter().flat_map(|value| [value.as_bytes(), b"\n"]);
     let fingerprint = digest([
         Some(parts.method.as_str().as_bytes()),
         Some(parts.uri.path().as_bytes()),
         parts.uri.query().map(str::as_bytes),
-        parts.headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()),
+        Some(&types.collect::<Vec<_>>().concat()),
         Some(body),
     ]);
     RequestKey {
