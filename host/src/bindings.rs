@@ -14,7 +14,7 @@ mod generated {
                 export tidemill:events/events@0.1.0;
             }
         ",
-        path: ["../wit/sql", "../wit/publish", "../wit/events", "../wit/http", "../wit/log", "../wit/handler"],
+        path: ["../wit/sql", "../wit/publish", "../wit/jobs", "../wit/events", "../wit/http", "../wit/log", "../wit/handler"],
         world: "tidemill:host/everything",
         imports: { default: async | trappable },
         exports: { default: async },
@@ -25,6 +25,8 @@ mod generated {
 pub use generated::exports::tidemill::events::events;
 /// `tidemill:http`, exported by guests.
 pub use generated::exports::tidemill::http::http;
+/// `tidemill:jobs`.
+pub use generated::tidemill::jobs::jobs;
 /// `tidemill:log`.
 pub use generated::tidemill::log::log;
 /// `tidemill:publish`.

@@ -6,24 +6,26 @@
 //! Imports go down only:
 //!
 //! ```text
-//! cli → {triggers, relay, admin, embedded} → engine → capabilities → {bindings, store} → {config, manifest, telemetry, kafka, problem}
+//! cli → {triggers, relay, admin, embedded} → engine → capabilities → {bindings, store} → {config, manifest, telemetry, kafka, problem, calendar}
 //! ```
 //!
 //! - [`cli`]: one file per command
-//! - [`triggers`]: what starts an invocation: HTTP requests, Kafka topics
+//! - [`triggers`]: what starts an invocation: HTTP requests, Kafka topics, due jobs
 //! - [`relay`]: outbox → Kafka
 //! - [`admin`]: health, metrics and the API of operators
 //! - [`embedded`]: development only: a private PostgreSQL, a broker in the process
 //! - [`engine`]: running guests; [`engine::Engine::invoke`] is the only way
 //! - [`capabilities`]: what guests can import, one WIT interface each
 //! - [`bindings`]: generated from `wit/`
-//! - [`store`]: all SQL of the host: unit of work, outbox, inbox, migrations
+//! - [`store`]: all SQL of the host: unit of work, outbox, inbox, jobs, migrations
 //! - [`config`], [`manifest`], [`telemetry`]: settings; `handler.toml`; metrics and the board of what waits
+//! - [`calendar`]: when repeating jobs are due
 //! - [`kafka`]: settings that all Kafka clients share, and topics
 //! - [`problem`]: problem details (RFC 9457), the form of errors over HTTP
 
 pub mod admin;
 pub mod bindings;
+pub mod calendar;
 pub mod capabilities;
 pub mod cli;
 pub mod config;

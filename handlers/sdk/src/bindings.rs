@@ -9,7 +9,8 @@
 pub mod imports {
     wit_bindgen::generate!({
         path: [
-            "../../wit/sql", "../../wit/publish", "../../wit/log", "../../wit/http", "../../wit/events", "../../wit/handler",
+            "../../wit/sql", "../../wit/publish", "../../wit/jobs", "../../wit/log", "../../wit/http", "../../wit/events",
+            "../../wit/handler",
         ],
         world: "tidemill:handler/imports",
         generate_all,
@@ -21,12 +22,14 @@ pub mod imports {
 pub mod http {
     wit_bindgen::generate!({
         path: [
-            "../../wit/sql", "../../wit/publish", "../../wit/log", "../../wit/http", "../../wit/events", "../../wit/handler",
+            "../../wit/sql", "../../wit/publish", "../../wit/jobs", "../../wit/log", "../../wit/http", "../../wit/events",
+            "../../wit/handler",
         ],
         world: "tidemill:handler/http-handler",
         with: {
             "tidemill:sql/sql@0.1.0": crate::bindings::imports::tidemill::sql::sql,
             "tidemill:publish/publish@0.1.0": crate::bindings::imports::tidemill::publish::publish,
+            "tidemill:jobs/jobs@0.1.0": crate::bindings::imports::tidemill::jobs::jobs,
             "tidemill:log/log@0.1.0": crate::bindings::imports::tidemill::log::log,
         },
         generate_all,
@@ -39,12 +42,14 @@ pub mod http {
 pub mod events {
     wit_bindgen::generate!({
         path: [
-            "../../wit/sql", "../../wit/publish", "../../wit/log", "../../wit/http", "../../wit/events", "../../wit/handler",
+            "../../wit/sql", "../../wit/publish", "../../wit/jobs", "../../wit/log", "../../wit/http", "../../wit/events",
+            "../../wit/handler",
         ],
         world: "tidemill:handler/event-handler",
         with: {
             "tidemill:sql/sql@0.1.0": crate::bindings::imports::tidemill::sql::sql,
             "tidemill:publish/publish@0.1.0": crate::bindings::imports::tidemill::publish::publish,
+            "tidemill:jobs/jobs@0.1.0": crate::bindings::imports::tidemill::jobs::jobs,
             "tidemill:log/log@0.1.0": crate::bindings::imports::tidemill::log::log,
         },
         generate_all,

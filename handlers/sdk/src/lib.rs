@@ -1,6 +1,6 @@
 //! The guest side of Tidemill: what a handler is written with.
 //!
-//! A handler is a function. Everything that it does through [`sql`] and [`publish()`] belongs to one PostgreSQL transaction, which
+//! A handler is a function. Everything that it does through [`sql`], [`publish()`] and [`jobs`] belongs to one PostgreSQL transaction, which
 //! the host commits when the function has returned success and rolls back when it has not.
 //!
 //! ```
@@ -31,6 +31,7 @@
 //! - [`http`]: [`Request`] and [`Response`]; [`fields`] reads a body or query field by field and reports all wrong ones at once;
 //!   [`problem`] is the answer when something is wrong.
 //! - [`events`]: the [`Event`]s of a batch and the [`Failure`] that names those at fault; [`mod@publish`]: [`EventData`], typed events out.
+//! - [`jobs`]: events at a later time, once or again and again.
 //! - [`sql`]: statements, parameters, rows to and from `serde` types.
 //! - [`ids`], [`time`], [`log`], and [`testing`] for unit tests that run natively.
 //! - [`bindings`]: the generated ones, for what is not wrapped.
@@ -40,6 +41,7 @@ pub mod events;
 pub mod fields;
 pub mod http;
 pub mod ids;
+pub mod jobs;
 mod json;
 pub mod log;
 pub mod problem;
@@ -52,6 +54,7 @@ pub use events::{Event, Failure};
 pub use fields::Fields;
 pub use http::{Request, Response};
 pub use ids::{derived_id, new_id};
+pub use jobs::Job;
 pub use problem::{FieldError, Problem};
 pub use publish::{EventData, publish, publish_caused_by};
 pub use time::{Timestamp, now};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{Response, log, publish, sql};
+use crate::{Response, jobs, log, publish, sql};
 
 /// A failed request: its status and what a caller may know about it.
 ///
@@ -113,6 +113,13 @@ impl From<publish::Error> for Problem {
     fn from(error: publish::Error) -> Self {
         log::error("an event was refused", &[("error", &error)]);
         if error.kind == publish::ErrorKind::Unavailable { Self::unavailable() } else { Self::internal() }
+    }
+}
+
+impl From<jobs::Error> for Problem {
+    fn from(error: jobs::Error) -> Self {
+        log::error("a job was refused", &[("error", &error)]);
+        if error.kind == jobs::ErrorKind::Unavailable { Self::unavailable() } else { Self::internal() }
     }
 }
 

@@ -62,7 +62,7 @@ fn send<E: EventData>(event: &E, cause: Option<u32>) -> Result<String, Error> {
     host::publish(&event, cause).map_err(|error| Error { kind: error.kind, message: error.message })
 }
 
-fn outgoing<E: EventData>(event: &E) -> Result<host::Event, Error> {
+pub(crate) fn outgoing<E: EventData>(event: &E) -> Result<host::Event, Error> {
     let data = serde_json::to_vec(event)
         .map_err(|error| Error { kind: ErrorKind::Invalid, message: format!("data of {} as JSON: {error}", E::TYPE) })?;
     Ok(host::Event {

@@ -4,6 +4,7 @@
 //! `…View` trait, as the wasmtime crates do. Adding one is a WIT package, a file here, and its line in the engine's linker.
 
 pub mod clock;
+pub mod jobs;
 pub mod log;
 pub mod publish;
 pub mod sql;

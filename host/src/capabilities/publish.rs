@@ -13,6 +13,12 @@ pub const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 /// All events of one unit together, whatever its limits say: they wait in memory for the end of the unit.
 const LARGEST_UNIT: usize = 64 << 20;
 
+/// How a structured event without id and time begins. They are put behind it when a job fires.
+const DEFERRED_FROM: usize = "{\"specversion\":\"1.0\",".len();
+
+/// What id and time take of a structured event, in bytes.
+const IDENTITY: usize = 90;
+
 /// Attributes that are not extensions, or that the host sets itself.
 const RESERVED: &[&str] = &[
     "specversion",
@@ -94,14 +100,28 @@ impl publish::Host for PublishContext<'_> {
 }
 
 impl PublishContext<'_> {
+    /// An event that is published now.
     fn envelope(&self, event: Event, cause: Option<u32>) -> Result<Envelope, Error> {
+        if self.unit.published() >= self.max_events {
+            return Err(limit(format!("more than {} events in one invocation (limit `events`)", self.max_events)));
+        }
+        let id = event.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let time = event.time.unwrap_or_else(|| jiff::Timestamp::now().as_microsecond());
+        self.checked(event, cause, Some((id, time)))
+    }
+
+    /// An event that is published later, when its id and time are known: its value is what follows them.
+    pub(super) fn deferred(&self, event: Event, cause: Option<u32>) -> Result<Envelope, Error> {
+        let mut envelope = self.checked(event, cause, None)?;
+        envelope.value.drain(..DEFERRED_FROM);
+        Ok(envelope)
+    }
+
+    fn checked(&self, event: Event, cause: Option<u32>, identity: Option<(String, i64)>) -> Result<Envelope, Error> {
         if !self.topics.contains(&event.topic) {
             let message =
                 format!("the manifest does not grant topic `{}`; add it to `[publish] topics` in handler.toml", event.topic);
             return Err(Error { kind: ErrorKind::NotGranted, message });
-        }
-        if self.unit.published() >= self.max_events {
-            return Err(limit(format!("more than {} events in one invocation (limit `events`)", self.max_events)));
         }
         if let Some((keys, false)) = event.key.as_ref().map(|key| self.unit.published_keys(key))
             && keys >= self.max_keys
@@ -109,9 +129,9 @@ impl PublishContext<'_> {
             return Err(limit(format!("events of more than {} distinct keys in one invocation (limit `keys`)", self.max_keys)));
         }
         let cause = self.cause(cause)?;
-        let id = event.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let value = structured(&event, &id, cause)?;
-        let size = value.len() + event.key.as_ref().map_or(0, Vec::len);
+        let value = structured(&event, identity.as_ref().map(|(id, time)| (id.as_str(), *time)), cause)?;
+        let later = if identity.is_some() { 0 } else { IDENTITY };
+        let size = value.len() + later + event.key.as_ref().map_or(0, Vec::len);
         if size > self.max_size {
             return Err(limit(format!(
                 "an event of {size} bytes is larger than the limit `event_size` ({} bytes)",
@@ -126,7 +146,7 @@ impl PublishContext<'_> {
             key: event.key,
             value,
             content_type: STRUCTURED,
-            event_id: id,
+            event_id: identity.map(|(id, _)| id).unwrap_or_default(),
             correlation_id: cause.correlation_id.clone(),
             traceparent: cause.traceparent.clone(),
         })
@@ -148,10 +168,12 @@ impl PublishContext<'_> {
 #[derive(Serialize)]
 struct Structured<'a> {
     specversion: &'static str,
-    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
     source: &'a str,
     r#type: &'a str,
-    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<&'a str>,
     datacontenttype: &'a str,
@@ -165,8 +187,10 @@ struct Structured<'a> {
     extensions: std::collections::BTreeMap<&'a str, &'a str>,
 }
 
-fn structured(event: &Event, id: &str, cause: &Cause) -> Result<Vec<u8>, Error> {
-    for (name, value) in [("id", id), ("source", &event.source), ("type", &event.type_)] {
+/// `identity` is id and time in microseconds since 1970, where they are known.
+fn structured(event: &Event, identity: Option<(&str, i64)>, cause: &Cause) -> Result<Vec<u8>, Error> {
+    let id = identity.map(|(id, _)| id);
+    for (name, value) in [("id", id.unwrap_or("later")), ("source", &event.source), ("type", &event.type_)] {
         if value.is_empty() {
             return Err(invalid(format!("attribute `{name}` is empty")));
         }
@@ -180,19 +204,15 @@ fn structured(event: &Event, id: &str, cause: &Cause) -> Result<Vec<u8>, Error> 
             )));
         }
     }
-    let time = match event.time {
-        None => jiff::Timestamp::now(),
-        Some(micros) => {
-            jiff::Timestamp::from_microsecond(micros).map_err(|_| invalid("attribute `time` is out of range".to_owned()))?
-        }
-    };
+    let time = identity.map(|(_, micros)| jiff::Timestamp::from_microsecond(micros)).transpose();
+    let time = time.map_err(|_| invalid("attribute `time` is out of range".to_owned()))?;
     let content_type = event.datacontenttype.as_deref().unwrap_or("application/json");
     let attributes = Structured {
         specversion: "1.0",
         id,
         source: &event.source,
         r#type: &event.type_,
-        time: format!("{time:.6}"),
+        time: time.map(|time| format!("{time:.6}")),
         subject: event.subject.as_deref(),
         datacontenttype: content_type,
         dataschema: event.dataschema.as_deref(),
@@ -236,6 +256,8 @@ fn limit(message: String) -> Error {
 mod tests {
     use super::*;
 
+    const IDENTIFIED: Option<(&str, i64)> = Some(("e-1", 0));
+
     fn event(data: Option<&[u8]>) -> Event {
         Event {
             topic: "orders".into(),
@@ -243,7 +265,7 @@ mod tests {
             id: None,
             source: "shop".into(),
             type_: "order.placed".into(),
-            time: Some(0),
+            time: None,
             subject: None,
             datacontenttype: None,
             dataschema: None,
@@ -255,7 +277,7 @@ mod tests {
     #[test]
     fn c12_an_event_is_structured_json_with_its_cause() {
         let cause = Cause { correlation_id: Some("c-1".into()), traceparent: Some("00-a-b-01".into()) };
-        let json = structured(&event(Some(b"{\"n\": 1.10}")), "e-1", &cause).unwrap();
+        let json = structured(&event(Some(b"{\"n\": 1.10}")), IDENTIFIED, &cause).unwrap();
         let text = String::from_utf8(json).unwrap();
         assert!(text.ends_with(",\"data\":{\"n\": 1.10}}"), "the payload is kept to the letter: {text}");
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -268,18 +290,32 @@ mod tests {
 
     #[test]
     fn c12_data_that_is_not_what_it_says_is_refused() {
-        let error = structured(&event(Some(b"{")), "e-1", &Cause::default()).unwrap_err();
+        let error = structured(&event(Some(b"{")), IDENTIFIED, &Cause::default()).unwrap_err();
         assert!(error.message.contains("application/json"), "{}", error.message);
         let mut named = event(None);
         named.extensions = vec![("traceparent".into(), "x".into())];
-        assert!(structured(&named, "e-1", &Cause::default()).unwrap_err().message.contains("traceparent"));
+        assert!(structured(&named, IDENTIFIED, &Cause::default()).unwrap_err().message.contains("traceparent"));
     }
 
     #[test]
     fn c12_bytes_travel_as_base64() {
         let mut binary = event(Some(&[0, 255]));
         binary.datacontenttype = Some("application/octet-stream".into());
-        let value: serde_json::Value = serde_json::from_slice(&structured(&binary, "e-1", &Cause::default()).unwrap()).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_slice(&structured(&binary, IDENTIFIED, &Cause::default()).unwrap()).unwrap();
         assert_eq!(value["data_base64"], "AP8=");
+    }
+
+    #[test]
+    fn c13_an_event_for_later_lacks_only_its_id_and_time() {
+        let later = structured(&event(Some(b"{}")), None, &Cause::default()).unwrap();
+        let front = format!(r#"{{"specversion":"1.0","id":"e-1","time":"{}","#, "1970-01-01T00:00:00.000000Z");
+        assert_eq!(front.len() - DEFERRED_FROM, r#""id":"e-1","time":"1970-01-01T00:00:00.000000Z","#.len());
+        let whole = [front.as_bytes(), &later[DEFERRED_FROM..]].concat();
+        let now = structured(&event(Some(b"{}")), IDENTIFIED, &Cause::default()).unwrap();
+        let read = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).unwrap();
+        assert_eq!(read(&whole), read(&now));
+        let longest = r#""id":"00000000-0000-8000-8000-000000000000","time":"9999-12-30T22:00:00.000000Z","#;
+        assert!(longest.len() <= IDENTITY);
     }
 }

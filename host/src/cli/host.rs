@@ -9,6 +9,7 @@ use crate::relay::Relay;
 use crate::store::{InboxDays, KeptAnswers, NotReady, Pool, PoolOptions};
 use crate::telemetry::{Board, Metrics};
 use crate::triggers::http::{self, HttpTrigger, Verifier};
+use crate::triggers::jobs::JobsTrigger;
 use crate::triggers::kafka::KafkaTrigger;
 use anyhow::Context;
 use std::net::SocketAddr;
@@ -42,12 +43,13 @@ pub(super) struct Host {
     stopping: Arc<AtomicBool>,
     public: JoinHandle<std::io::Result<()>>,
     work: JoinHandle<()>,
+    jobs: JoinHandle<()>,
     relay: JoinHandle<()>,
     grace: Duration,
 }
 
 impl Host {
-    /// Opens the ports, compiles the handlers, and starts answering, consuming and relaying. The database and the broker may be away.
+    /// Opens the ports, compiles the handlers, and starts answering, consuming, firing and relaying. The database and the broker may be away.
     pub(super) async fn start(config: &Config, setup: Setup) -> anyhow::Result<Self> {
         let public = bind(config.http_addr(), "public", "TIDEMILL_HTTP_ADDR").await?;
         let admin = bind(config.admin_addr(), "admin", "TIDEMILL_ADMIN_ADDR").await?;
@@ -96,6 +98,13 @@ impl Host {
             metrics: metrics.clone(),
             days: InboxDays::new(pool.clone()),
         };
+        let jobs = JobsTrigger {
+            pool: pool.clone(),
+            bell: engine.jobs_bell(),
+            outbox: engine.outbox_bell(),
+            metrics: metrics.clone(),
+            board: board.clone(),
+        };
         let relay = Relay { pool: pool.clone(), kafka, bell: engine.outbox_bell(), metrics, board };
         Ok(Self {
             http: http_addr,
@@ -105,6 +114,7 @@ impl Host {
             stop_relay,
             stopping,
             public: tokio::spawn(serving.into_future()),
+            jobs: tokio::spawn(jobs.run(stopped.clone())),
             work: tokio::spawn(consumers.run(stopped, config.shutdown_grace())),
             relay: tokio::spawn(relay.run(relay_stopped)),
             grace: config.shutdown_grace(),
@@ -132,8 +142,9 @@ impl Host {
         tracing::info!("stopping");
         self.stopping.store(true, Ordering::Relaxed);
         let _ = self.stop.send(true);
-        let (public, work) = tokio::join!(
+        let (public, _, work) = tokio::join!(
             tokio::time::timeout(self.grace, self.public),
+            tokio::time::timeout(self.grace, self.jobs),
             // The consumers keep to the grace period themselves.
             tokio::time::timeout(self.grace + PARTING, self.work),
         );

@@ -122,16 +122,19 @@ fn refusal(manifest: &Manifest, import: &str) -> Option<String> {
         "tidemill:log/log" => None,
         "tidemill:sql/sql" if manifest.sql => None,
         "tidemill:sql/sql" => missing("[sql]"),
-        "tidemill:publish/publish" if !manifest.publish.is_empty() => None,
+        // The jobs interface speaks of events; which topics are granted is checked for each of them.
+        "tidemill:publish/publish" if !manifest.publish.is_empty() || manifest.jobs.is_some() => None,
         "tidemill:publish/publish" => missing("[publish] topics = [\"…\"]"),
+        "tidemill:jobs/jobs" if manifest.jobs.is_some() => None,
+        "tidemill:jobs/jobs" => missing("[jobs]"),
         // Types that exported functions name are imported as such.
         "tidemill:http/http" | "tidemill:events/events" => None,
         _ if ["wasi:filesystem/", "wasi:sockets/", "wasi:http/"].iter().any(|closed| interface.starts_with(closed)) => {
             Some(format!("it imports `{import}`, which no manifest can grant in this version; remove the code that uses it"))
         }
         _ => Some(format!(
-            "it imports `{import}`, which this host does not know; it offers tidemill:sql/sql, tidemill:publish/publish, tidemill:log/log \
-             (all 0.1.0) and of WASI 0.2 cli, io, clocks, random"
+            "it imports `{import}`, which this host does not know; it offers tidemill:sql/sql, tidemill:publish/publish, tidemill:jobs/jobs, \
+             tidemill:log/log (all 0.1.0) and of WASI 0.2 cli, io, clocks, random"
         )),
     }
 }

@@ -289,6 +289,7 @@ impl Engine {
     fn unit_context(&self, handler: &Handler, origin: &Origin) -> UnitContext {
         let limits = &handler.manifest.limits;
         UnitContext {
+            handler: handler.name.clone(),
             role: handler.role.clone(),
             schema: handler.schema.clone(),
             subject: origin.subject.clone(),
@@ -386,9 +387,12 @@ impl Engine {
             unit.rollback().await;
             return Ok(());
         }
-        let published = unit.commit().await?;
-        if published {
+        let kept = unit.commit().await?;
+        if kept.published {
             self.outbox_bell.notify_one();
+        }
+        if let Some(due) = kept.due {
+            self.jobs_bell.ring(due);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Running guests: the wasmtime engine and its settings, compiled components, and the one way to run one ([`Engine::invoke`]).
 //!
 //! - `admit`: which events of a batch the guest gets
+//! - `bell`: how the trigger of jobs hears of new ones
 //! - `cache`: compiled components on disk, by content and engine
 //! - `handler`: a compiled handler, its imports checked against its grants
 //! - `registry`: which handler is active, and which routes and topics lead to it
@@ -9,6 +10,7 @@
 //! - `invoke`: one invocation from start to commit or rollback
 
 mod admit;
+mod bell;
 mod cache;
 mod handler;
 mod invoke;
@@ -16,12 +18,13 @@ mod once;
 mod registry;
 mod state;
 
+pub use bell::JobsBell;
 pub use cache::Cache;
 pub use handler::{Handler, HandlerSource};
 pub use invoke::{Answer, Batch, Call, Failure, Fence, Item, Origin};
 pub use registry::{Match, Registry, RouteError};
 
-use crate::capabilities::{log, publish, sql};
+use crate::capabilities::{jobs, log, publish, sql};
 use crate::store::Pool;
 use crate::telemetry::Metrics;
 use state::State;
@@ -46,6 +49,8 @@ pub struct Engine {
     pool: Pool,
     /// Rung after each commit that left rows in the outbox.
     outbox_bell: Arc<Notify>,
+    /// Rung after each commit that scheduled jobs.
+    jobs_bell: Arc<JobsBell>,
     metrics: Arc<Metrics>,
     outcome_patience: Duration,
 }
@@ -56,12 +61,26 @@ impl Engine {
         let wasm = wasmtime::Engine::new(&settings()).map_err(readable)?;
         let linker = linker(&wasm).map_err(readable)?;
         tick(wasm.weak());
-        Ok(Self { wasm, linker, cache, pool, outbox_bell: Arc::new(Notify::new()), metrics, outcome_patience })
+        Ok(Self {
+            wasm,
+            linker,
+            cache,
+            pool,
+            outbox_bell: Arc::new(Notify::new()),
+            jobs_bell: Arc::new(JobsBell::default()),
+            metrics,
+            outcome_patience,
+        })
     }
 
     /// The bell that rings after each commit that left rows in the outbox, for the relay of this process.
     pub fn outbox_bell(&self) -> Arc<Notify> {
         self.outbox_bell.clone()
+    }
+
+    /// The bell that rings after each commit that scheduled jobs, for the trigger of this process.
+    pub fn jobs_bell(&self) -> Arc<JobsBell> {
+        self.jobs_bell.clone()
     }
 
     /// The database that units run in.
@@ -105,6 +124,7 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     sql::add_to_linker(&mut linker)?;
     publish::add_to_linker(&mut linker)?;
+    jobs::add_to_linker(&mut linker)?;
     log::add_to_linker(&mut linker)?;
     Ok(linker)
 }

@@ -2,9 +2,11 @@
 
 use super::{Handler, TICK};
 use crate::capabilities::clock::GuestClock;
+use crate::capabilities::jobs::{JobsContext, JobsView};
 use crate::capabilities::log::{LogView, Sink, Stdio};
 use crate::capabilities::publish::{Cause, PublishContext, PublishView};
 use crate::capabilities::sql::{SqlContext, SqlView};
+use crate::manifest::Manifest;
 use crate::store::Unit;
 use std::sync::Arc;
 use wasmtime::ResourceLimiter;
@@ -56,15 +58,31 @@ impl SqlView for State {
 
 impl PublishView for State {
     fn publish(&mut self) -> PublishContext<'_> {
-        let limits = &self.handler.manifest.limits;
-        PublishContext {
-            unit: &mut self.unit,
-            topics: &self.handler.manifest.publish,
-            causes: &self.causes,
-            max_events: usize::try_from(limits.events).unwrap_or(usize::MAX),
-            max_keys: usize::try_from(limits.keys).unwrap_or(usize::MAX),
-            max_size: usize::try_from(limits.event_size).unwrap_or(usize::MAX),
+        publishing(&mut self.unit, &self.handler.manifest, &self.causes)
+    }
+}
+
+impl JobsView for State {
+    fn jobs(&mut self) -> JobsContext<'_> {
+        let manifest = &self.handler.manifest;
+        JobsContext {
+            publish: publishing(&mut self.unit, manifest, &self.causes),
+            cancel: manifest.jobs.as_ref().map(|jobs| jobs.cancel.as_slice()),
+            max_jobs: usize::try_from(manifest.limits.jobs).unwrap_or(usize::MAX),
+            clock: &mut self.usage.clock,
         }
+    }
+}
+
+fn publishing<'a>(unit: &'a mut Unit, manifest: &'a Manifest, causes: &'a [Cause]) -> PublishContext<'a> {
+    let limits = &manifest.limits;
+    PublishContext {
+        unit,
+        topics: &manifest.publish,
+        causes,
+        max_events: usize::try_from(limits.events).unwrap_or(usize::MAX),
+        max_keys: usize::try_from(limits.keys).unwrap_or(usize::MAX),
+        max_size: usize::try_from(limits.event_size).unwrap_or(usize::MAX),
     }
 }
 

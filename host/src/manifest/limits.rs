@@ -22,7 +22,9 @@ pub struct Limits {
     pub events: u64,
     /// `event_size`: bytes of one published event.
     pub event_size: u64,
-    /// `keys`: distinct keys of the published events.
+    /// `jobs`: jobs scheduled and cancelled.
+    pub jobs: u64,
+    /// `keys`: distinct keys of the published events, and of those of the scheduled jobs.
     pub keys: u64,
     /// `body`: bytes of a request's body.
     pub body: u64,
@@ -42,6 +44,7 @@ impl Default for Limits {
             sql_result: 4 << 20,
             events: 1_000,
             event_size: 900 << 10,
+            jobs: 1_000,
             keys: 1_000,
             body: 1 << 20,
             log_lines: 200,
@@ -67,6 +70,7 @@ impl Limits {
             sql_result: sql_result.unwrap_or(d.sql_result),
             events: count("events").unwrap_or(d.events),
             event_size: event_size.unwrap_or(d.event_size),
+            jobs: count("jobs").unwrap_or(d.jobs),
             keys: count("keys").unwrap_or(d.keys),
             body: body.unwrap_or(d.body),
             log_lines: count("log_lines").unwrap_or(d.log_lines),

@@ -121,6 +121,16 @@ fn check(loaded: &[Loaded], problems: &mut Problems) {
                 report(&format!("topic `{name}` is declared differently in {}: declare it once, at its owner", owner.display()));
             }
         }
+        for other in manifest.jobs.iter().flat_map(|jobs| &jobs.cancel) {
+            match loaded.iter().find(|known| known.manifest.name == *other).map(|known| &known.manifest.app) {
+                Some(app) if *app == manifest.app => {}
+                Some(app) => report(&format!(
+                    "[jobs]: `cancel` names handler `{other}` of app `{app}`: only jobs of its own app `{}` are within reach",
+                    manifest.app
+                )),
+                None => report(&format!("[jobs]: `cancel` names handler `{other}`, which is not here")),
+            }
+        }
         if let Some(list) = &handler.migrations {
             let (owner, first) = *apps.entry(&manifest.app).or_insert((file, list));
             if first != list {

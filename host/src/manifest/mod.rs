@@ -49,6 +49,8 @@ pub struct Manifest {
     pub declares: BTreeMap<String, Topic>,
     /// Whether it may use SQL.
     pub sql: bool,
+    /// `[jobs]`: whether and how it may use jobs.
+    pub jobs: Option<Jobs>,
     /// Commands that `tidemill dev` shows.
     pub dev_try: Vec<String>,
     /// What one invocation may use.
@@ -118,6 +120,13 @@ pub struct Topic {
     pub max_message_bytes: Option<u64>,
 }
 
+/// `[jobs]`: the handler may schedule jobs, and cancel and see its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Jobs {
+    /// Handlers of the same app whose jobs it may cancel and see, too.
+    pub cancel: Vec<String>,
+}
+
 /// What the records of a topic are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Payload {
@@ -173,9 +182,12 @@ impl Manifest {
             section.end();
             retry
         });
-        for key in ["jobs", "config"] {
-            root.reserved(key);
-        }
+        let jobs = root.section("jobs").map(|mut section| {
+            let cancel = section.texts("cancel", names::handler);
+            section.end();
+            Jobs { cancel: cancel.unwrap_or_default() }
+        });
+        root.reserved("config");
         root.end();
         Some(Self {
             name: name?,
@@ -187,6 +199,7 @@ impl Manifest {
             publish: publish.unwrap_or_default(),
             declares,
             sql,
+            jobs,
             dev_try: dev_try.unwrap_or_default(),
             limits: limits.unwrap_or_default(),
             retry: retry.unwrap_or_default(),

@@ -38,6 +38,9 @@ max_message_bytes = "2MiB"
 
 [sql]
 
+[jobs]
+cancel = ["stock"]
+
 [dev]
 try = ["curl localhost:8080/api/orders"]
 
@@ -92,6 +95,7 @@ fn a_whole_manifest_is_read() {
         publish: vec!["shop.orders".into()],
         declares: [("shop.orders".into(), orders)].into(),
         sql: true,
+        jobs: Some(Jobs { cancel: vec!["stock".into()] }),
         dev_try: vec!["curl localhost:8080/api/orders".into()],
         limits: Limits { memory: 32 << 20, cpu: Duration::from_millis(500), batch: 100, ..Limits::default() },
         retry: Retry { retries: 5, delay: Duration::from_millis(500), max_delay: Duration::from_secs(60), ..Retry::default() },
@@ -104,7 +108,8 @@ fn what_a_manifest_leaves_out_has_defaults() {
     let manifest = parse("name = 'order-api'\ncomponent = 'a.wasm'\n[[topic]]\nname = 't'\ngroup = 'g'").unwrap();
     assert_eq!((manifest.app.as_str(), manifest.sql, manifest.migrations), ("order_api", false, None));
     assert_eq!((manifest.topics[0].types.as_ref(), manifest.topics[0].start), (None, Start::Earliest));
-    assert_eq!(manifest.limits, Limits::default());
+    assert_eq!((manifest.limits, manifest.jobs), (Limits::default(), None));
+    assert_eq!(parse(&format!("{SMALL}[jobs]")).unwrap().jobs, Some(Jobs::default()), "presence grants");
     assert_eq!((manifest.publish.len(), manifest.declares.len(), manifest.dev_try.len()), (0, 0, 0));
 }
 
@@ -133,7 +138,11 @@ fn each_mistake_has_its_message_with_file_and_line() {
         ("app = 'tidemill'", ":3: `app`: `tidemill` is the host's own schema: choose another name"),
         ("app = 'pg_shop'", ":3: `app`: `pg_shop`: PostgreSQL keeps names that begin with `pg_`: choose another name"),
         ("app = 3", ":3: `app` must be a text, not a number"),
-        ("[jobs]\nx = 1", ":3: `jobs` comes with a later version: remove it for now"),
+        ("[jobs]\nx = 1", ":4: `[jobs]` has no key `x`; there are cancel"),
+        (
+            "[jobs]\ncancel = ['Order']",
+            ":4: `cancel`: `Order` is no name: a small letter, then up to 40 small letters, digits and `-`",
+        ),
         ("[config]", ":3: `config` comes with a later version: remove it for now"),
         ("[[http]]\nmethod = 'get'\npath = '/'", ":4: `method`: `get` is none of GET, POST, PUT, PATCH, DELETE, HEAD"),
         ("[[http]]\nmethod = 'GET'\npath = 'api'", ":5: `path`: `api`: a path begins with `/`"),
@@ -288,6 +297,21 @@ fn what_manifests_get_wrong_together_is_shown_at_once() {
          2/handler.toml: topic `t` is declared differently in 1/handler.toml: declare it once, at its owner\n\
          2/handler.toml: app `shop` has other migrations in 1/handler.toml: let both name one folder\n\
          4/handler.toml: handler `two` is already in 2/handler.toml"
+    );
+}
+
+#[test]
+fn jobs_of_other_handlers_are_within_reach_in_ones_own_app_only() {
+    let jobs = "name = 'one'\napp = 'shop'\ncomponent = '../c.wasm'\n[jobs]\ncancel = ['two', 'three', 'four']";
+    let folder = folder(&[
+        ("1/handler.toml", jobs),
+        ("2/handler.toml", "name = 'two'\napp = 'shop'\ncomponent = '../c.wasm'"),
+        ("3/handler.toml", "name = 'three'\ncomponent = '../c.wasm'"),
+    ]);
+    assert_eq!(
+        load(&folder).unwrap_err(),
+        "1/handler.toml: [jobs]: `cancel` names handler `three` of app `three`: only jobs of its own app `shop` are within reach\n\
+         1/handler.toml: [jobs]: `cancel` names handler `four`, which is not here"
     );
 }
 

@@ -1,5 +1,5 @@
-//! The only place with the host's SQL: the unit of work, the outbox, the inbox, what waits or is dead, answers kept under
-//! an `Idempotency-Key`, and the host's migrations.
+//! The only place with the host's SQL: the unit of work, the outbox, the inbox, what waits or is dead, jobs, answers kept
+//! under an `Idempotency-Key`, and the host's migrations.
 //!
 //! Nothing here knows what runs inside a unit: `store` never names wasmtime.
 
@@ -8,6 +8,7 @@ mod error;
 mod idempotency;
 mod inbox;
 mod inbox_days;
+mod jobs;
 mod migrate;
 pub mod operate;
 mod outbox;
@@ -27,6 +28,7 @@ pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unava
 pub use idempotency::{Claimed, KeptAnswers, KeptResponse, RequestKey, digest};
 pub use inbox::{Identity, Scope, bucket_of};
 pub use inbox_days::{InboxDays, InboxSpan};
+pub use jobs::{FOREIGN, Fired, JobRow, JobStatus, JobsDue, Repeats, Spoilt, TAKEN, job_event_id, run_now};
 pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
 pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};
@@ -35,5 +37,5 @@ pub use record::Record;
 pub use running::{Found, Place, Running};
 pub use scopes::{Generation, GenerationState, Order, Scopes, Target, TopicPartition};
 pub use slices::{Census, SliceLocks, Slices};
-pub use unit::{Noted, Param, RawColumn, Rows, StatementText, Unit, UnitContext};
+pub use unit::{Kept, Noted, Param, RawColumn, Rows, StatementText, Unit, UnitContext};
 pub use waiting::{Attempt, Claim, Consumer, Due, Journal, Outcome, Parked, waiting_bucket};

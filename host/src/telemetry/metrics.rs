@@ -86,6 +86,12 @@ pub struct Metrics {
     pub dead: Family<HandlerLabels, Gauge>,
     /// Seconds from a retry's due time to its start.
     pub retry_lateness: Histogram,
+    /// Events of jobs that have fired.
+    pub jobs_fired: Counter,
+    /// Seconds from a job's scheduled time to its firing, by the database's clock.
+    pub jobs_lateness: Histogram,
+    /// Jobs that wait, counted up to 10,000.
+    pub jobs_waiting: Gauge,
     /// Events whose day the inbox has forgotten: they may have been handled, and are not run.
     pub events_expired: Family<PartitionLabels, Counter>,
     /// Records that were gone before the group had read them; above 0 while the partition waits for a person.
@@ -121,6 +127,9 @@ impl Default for Metrics {
             waiting: Family::default(),
             dead: Family::default(),
             retry_lateness: Histogram::new(buckets()),
+            jobs_fired: Counter::default(),
+            jobs_lateness: Histogram::new(buckets()),
+            jobs_waiting: Gauge::default(),
             events_expired: Family::default(),
             records_missed: Family::default(),
             partition_paused: Family::default(),
@@ -153,6 +162,14 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.retry_lateness.clone(),
         );
+        registry.register("jobs_fired", "Events of jobs that this replica has fired", metrics.jobs_fired.clone());
+        registry.register_with_unit(
+            "jobs_lateness",
+            "Time from a job's scheduled time to its firing, by the database's clock",
+            Unit::Seconds,
+            metrics.jobs_lateness.clone(),
+        );
+        registry.register("jobs_waiting", "Jobs that wait for their time, up to 10,000 counted", metrics.jobs_waiting.clone());
         registry.register(
             "events_expired",
             "Events not run because the inbox has forgotten their day",

@@ -7,6 +7,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("config", 0),
     ("telemetry", 0),
     ("problem", 0),
+    ("calendar", 0),
     ("manifest", 1),
     ("kafka", 1),
     ("bindings", 2),

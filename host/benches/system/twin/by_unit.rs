@@ -24,6 +24,7 @@ impl Store {
 
     pub(super) async fn keep(&self, task: &Task, event: Envelope) -> anyhow::Result<()> {
         let context = UnitContext {
+            handler: "native".into(),
             role: self.role.clone(),
             schema: self.schema.clone(),
             subject: task.user.clone(),

@@ -1,8 +1,9 @@
 //! The end of a unit: everything at once, or nothing.
 
 use super::statements::Ending;
-use super::{Unit, lease};
+use super::{Kept, Unit, lease};
 use crate::store::error::{CommitError, StatementError, Unavailable, describe, is_plain_error};
+use crate::store::jobs::{JobColumns, JobRow};
 use crate::store::outcome;
 use futures_util::future;
 use std::time::Duration;
@@ -11,17 +12,17 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Unit {
-    /// Ends the unit, keeping everything. When this returns `Ok`, it is committed; `Ok(true)` if it has left rows in the outbox.
-    pub async fn commit(mut self) -> Result<bool, CommitError> {
+    /// Ends the unit, keeping everything. When this returns `Ok`, it is committed.
+    pub async fn commit(mut self) -> Result<Kept, CommitError> {
         if let Some(error) = self.doomed.take() {
             self.rollback().await;
             return Err(CommitError::Doomed(error));
         }
-        if !self.began && self.outbox.is_empty() && self.waiting.is_empty() {
-            return Ok(false);
+        if !self.began && self.outbox.is_empty() && self.waiting.is_empty() && self.jobs.is_empty() {
+            return Ok(Kept::default());
         }
         let published = !self.outbox.is_empty();
-        if published && self.xid.is_none() {
+        if (published || !self.jobs.is_empty()) && self.xid.is_none() {
             // The flush is the first write: its id must come back before COMMIT goes out.
             let patience = self.context.outcome_patience;
             let flushed = tokio::time::timeout(patience, self.flush()).await;
@@ -31,14 +32,15 @@ impl Unit {
                 return Err(self.refused(error).await);
             }
         }
-        self.finish().await.map(|()| published)
+        self.finish().await.map(|due| Kept { published, due })
     }
 
-    /// Writes the outbox rows and learns the transaction's id, without ending the transaction.
+    /// Writes jobs and outbox rows and learns the transaction's id, without ending the transaction.
     async fn flush(&mut self) -> Result<(), StatementError> {
         let (events, waiting) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.waiting));
         // A unit with a key has its id from the start and does not come here.
-        let ending = Ending::new(&events, &waiting, None);
+        let jobs = std::mem::take(&mut self.jobs);
+        let ending = Ending::new(JobColumns::new(&self.context.schema, &self.context.handler, &jobs), &events, &waiting, None);
         let (began, assumed, scope) = (self.began, self.assumed, self.context.scope);
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let client = &connection.client;
@@ -53,15 +55,18 @@ impl Unit {
         self.began = true;
         self.assumed = false;
         begun?;
-        flushed?;
+        self.due = earlier(self.due, flushed?);
         self.xid = id?.get(0);
         self.wrote = true;
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<(), CommitError> {
+    /// The trip with COMMIT. Returns the earliest due time of the unit's jobs.
+    async fn finish(mut self) -> Result<Option<i64>, CommitError> {
         let (events, waiting, key) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.waiting), self.key.take());
-        let ending = Ending::new(&events, &waiting, key.as_ref());
+        let jobs = std::mem::take(&mut self.jobs);
+        let context = self.context.clone();
+        let ending = Ending::new(JobColumns::new(&context.schema, &context.handler, &jobs), &events, &waiting, key.as_ref());
         let assumed = self.assumed;
         let Some(mut lease) = self.lease.take() else {
             return Err(CommitError::Failed("the unit lost its connection".to_owned()));
@@ -71,7 +76,7 @@ impl Unit {
         let resume = connection.scope(self.context.scope).filter(|_| assumed).map(|scope| &scope.resume);
         let flush = async {
             match ending.is_empty() {
-                true => client.execute(&host.constraints, &[]).await.map(drop),
+                true => client.execute(&host.constraints, &[]).await.map(|_| None),
                 false => host.flush(client, resume, &ending).await,
             }
         };
@@ -81,12 +86,13 @@ impl Unit {
         // Silence is like a lost connection: what became of COMMIT must be asked.
         let Ok((flushed, committed)) = ended else {
             drop(lease);
-            return self.ask("the database did not answer COMMIT in time", flushed_rows).await;
+            self.ask("the database did not answer COMMIT in time", flushed_rows).await?;
+            return Ok(self.unanswered(&jobs));
         };
         let error = match (flushed, committed) {
-            (Ok(()), Ok(())) => {
+            (Ok(due), Ok(())) => {
                 lease.give_back();
-                return Ok(());
+                return Ok(earlier(self.due, due));
             }
             // An ERROR before COMMIT: the server has answered it with ROLLBACK, whatever COMMIT's answer looked like.
             (Err(error), Ok(())) if is_plain_error(&error) => {
@@ -94,7 +100,7 @@ impl Unit {
                 return Err(CommitError::Refused(error.into()));
             }
             // An ERROR in answer to COMMIT itself, from a trigger that waited for it, for instance.
-            (Ok(()), Err(error)) if is_plain_error(&error) => {
+            (Ok(_), Err(error)) if is_plain_error(&error) => {
                 lease.give_back();
                 return Err(CommitError::Refused(error.into()));
             }
@@ -103,7 +109,13 @@ impl Unit {
             (Err(error), _) | (_, Err(error)) => error,
         };
         drop(lease);
-        self.ask(&describe(&error), flushed_rows).await
+        self.ask(&describe(&error), flushed_rows).await?;
+        Ok(self.unanswered(&jobs))
+    }
+
+    /// The earliest due time where the answer that says it was lost: that of any time, if it was the database's to compute.
+    fn unanswered(&self, jobs: &[JobRow]) -> Option<i64> {
+        jobs.iter().map(|job| job.due.unwrap_or(i64::MIN)).fold(self.due, |due, next| earlier(due, Some(next)))
     }
 
     /// Learns the outcome after COMMIT was sent and its answer was lost.
@@ -161,4 +173,9 @@ impl Unit {
             let _ = ended.await;
         }
     }
+}
+
+/// The earlier one of two times, where there are two.
+pub(super) fn earlier(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    [one, other].into_iter().flatten().min()
 }

@@ -1,21 +1,23 @@
 //! The unit of work: one invocation, one transaction (promises 1 and 2 of the contract).
 //!
 //! Round trips decide how long a request takes, so everything that can ride along does: BEGIN, the role and the first statement are
-//! one trip; the end of the unit (constraints, key locks, outbox rows, COMMIT) is another. PostgreSQL executes a pipeline in order, and
+//! one trip; the end of the unit (constraints, jobs, key locks, outbox rows, COMMIT) is another. PostgreSQL executes a pipeline in order, and
 //! in an aborted transaction everything after the error fails with 25P02, except COMMIT, which answers as if nothing were wrong. So a
 //! unit counts as committed only if no statement of it failed and the one directly before COMMIT succeeded.
 
 mod claim;
 mod end;
+mod jobs;
 mod statements;
 mod types;
 
 pub(super) use statements::HostStatements;
 pub(super) use types::IDLE;
-pub use types::{Noted, Param, RawColumn, Rows, StatementText, UnitContext};
+pub use types::{Kept, Noted, Param, RawColumn, Rows, StatementText, UnitContext};
 
 use super::error::{StatementError, StatementErrorKind as Kind, Unavailable};
 use super::inbox::{Identity, Scope};
+use super::jobs::JobRow;
 use super::outbox::Envelope;
 use super::waiting::{Claim, Consumer, Parked};
 use super::{Lease, Pool};
@@ -45,6 +47,11 @@ pub struct Unit {
     waiting: WaitingChanges,
     /// The `Idempotency-Key` that this unit has claimed.
     key: Option<ClaimedKey>,
+    jobs: Vec<JobRow>,
+    /// How many jobs were scheduled and cancelled so far.
+    jobs_changed: usize,
+    /// The earliest due time of the jobs that are written already.
+    due: Option<i64>,
     keys: HashSet<Vec<u8>>,
     bytes: usize,
 }
@@ -65,6 +72,9 @@ impl Unit {
             outbox: Vec::new(),
             waiting: WaitingChanges::default(),
             key: None,
+            jobs: Vec::new(),
+            jobs_changed: 0,
+            due: None,
             keys: HashSet::new(),
             bytes: 0,
         }
@@ -79,6 +89,11 @@ impl Unit {
     pub fn doom(&mut self, error: StatementError) -> StatementError {
         self.doomed.get_or_insert_with(|| error.clone());
         error
+    }
+
+    /// The handler whose unit it is.
+    pub fn handler(&self) -> &str {
+        &self.context.handler
     }
 
     /// Fails if an earlier call has failed.

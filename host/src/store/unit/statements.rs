@@ -5,6 +5,7 @@ use super::types::{Param, Rows, UnitContext, WaitingChanges};
 use crate::store::error::{StatementError, StatementErrorKind as Kind, describe};
 use crate::store::idempotency::{self, Answered};
 use crate::store::inbox;
+use crate::store::jobs::{self, JobColumns};
 use crate::store::outbox::{self, Columns, Envelope};
 use crate::store::pool::Connection;
 use crate::store::waiting::{self, ParkColumns};
@@ -28,6 +29,8 @@ const DONE: &str = "SELECT tidemill.done($1)";
 const TRUST: &str = "DELETE FROM tidemill.single_attempts WHERE scope = $1 AND topic = $2 AND sha256(key) = sha256($3)";
 pub(super) const XID: &str = "SELECT pg_current_xact_id_if_assigned()::text";
 const ASSIGN_XID: &str = "SELECT pg_current_xact_id()::text";
+/// The database's clock decides about jobs.
+const MOMENT: &str = "SELECT clock_timestamp()";
 const CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// Runs a prepared statement and keeps its rows, up to `limit` bytes.
@@ -110,6 +113,10 @@ pub(in crate::store) struct HostStatements {
     done: Statement,
     trust: Statement,
     keep: Statement,
+    schedule: Statement,
+    pub(super) cancel: Statement,
+    pub(super) job: Statement,
+    pub(super) moment: Statement,
 }
 
 impl HostStatements {
@@ -125,6 +132,8 @@ impl HostStatements {
         let [claim_lock, claim_find, claim_xid, keep] =
             [idempotency::LOCK, idempotency::FIND, ASSIGN_XID, idempotency::KEEP].map(|text| client.prepare(text));
         let (claim_lock, claim_find, claim_xid, keep) = future::try_join4(claim_lock, claim_find, claim_xid, keep).await?;
+        let [schedule, cancel, job, moment] = [jobs::SCHEDULE, jobs::CANCEL, jobs::GET, MOMENT].map(|text| client.prepare(text));
+        let (schedule, cancel, job, moment) = future::try_join4(schedule, cancel, job, moment).await?;
         Ok(Self {
             enter,
             note,
@@ -142,16 +151,21 @@ impl HostStatements {
             done,
             trust,
             keep,
+            schedule,
+            cancel,
+            job,
+            moment,
         })
     }
 
-    /// Sends the end of a unit in the one lock order: constraints, the answer under its key (which nobody else writes), key locks, rows. The first error is the one that counts.
+    /// Sends the end of a unit in the one lock order: constraints, jobs, the answer under its key (which nobody else writes), key
+    /// locks, rows. The first error is the one that counts. Returns the earliest due time of the scheduled jobs.
     pub(super) async fn flush(
         &self,
         client: &tokio_postgres::Client,
         resume: Option<&Statement>,
         ending: &Ending<'_>,
-    ) -> Result<(), tokio_postgres::Error> {
+    ) -> Result<Option<i64>, tokio_postgres::Error> {
         let constraints = client.execute(&self.constraints, &[]);
         let resume = async {
             match resume {
@@ -179,8 +193,24 @@ impl HostStatements {
             }
         };
         let rows = future::join(self.flush_waiting(client, ending), insert);
-        let (constraints, resume, keep, locks, (waiting, insert)) = future::join5(constraints, resume, keep, locks, rows).await;
-        constraints.map(drop).and(resume).and(keep).and(locks).and(waiting).and(insert)
+        let jobs = self.schedule(client, &ending.jobs);
+        let kept = future::join(jobs, keep);
+        let (constraints, resume, (jobs, keep), locks, (waiting, insert)) =
+            future::join5(constraints, resume, kept, locks, rows).await;
+        let due = constraints.and(resume.and(jobs))?;
+        keep.and(locks).and(waiting).and(insert).map(|()| due)
+    }
+
+    /// Writes jobs; their earliest due time.
+    pub(super) async fn schedule(
+        &self,
+        client: &tokio_postgres::Client,
+        jobs: &JobColumns<'_>,
+    ) -> Result<Option<i64>, tokio_postgres::Error> {
+        match jobs.is_empty() {
+            true => Ok(None),
+            false => client.query_one(&self.schedule, &jobs.params()).await.map(|row| row.get(0)),
+        }
     }
 
     /// What the end of a unit changes of the events that wait.
@@ -209,6 +239,7 @@ impl HostStatements {
 /// What is written at the end of a unit, with the locks that it needs.
 pub(super) struct Ending<'a> {
     locks: Vec<i32>,
+    jobs: JobColumns<'a>,
     outbox: Columns<'a>,
     parked: Option<ParkColumns<'a>>,
     done: Option<i64>,
@@ -217,7 +248,12 @@ pub(super) struct Ending<'a> {
 }
 
 impl<'a> Ending<'a> {
-    pub(super) fn new(events: &'a [Envelope], waiting: &'a WaitingChanges, key: Option<&'a ClaimedKey>) -> Self {
+    pub(super) fn new(
+        jobs: JobColumns<'a>,
+        events: &'a [Envelope],
+        waiting: &'a WaitingChanges,
+        key: Option<&'a ClaimedKey>,
+    ) -> Self {
         let outbox = Columns::new(events);
         let mut locks = outbox.locks.clone();
         locks.extend(waiting.locks());
@@ -226,6 +262,7 @@ impl<'a> Ending<'a> {
         locks.dedup();
         Self {
             locks,
+            jobs,
             outbox,
             parked: waiting.parked.as_ref().map(|(consumer, events)| ParkColumns::new(consumer, events)),
             done: waiting.done.as_ref().map(|claim| claim.id),
@@ -235,7 +272,8 @@ impl<'a> Ending<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.outbox.is_empty()
+        self.jobs.is_empty()
+            && self.outbox.is_empty()
             && self.parked.is_none()
             && self.done.is_none()
             && self.trusted.is_empty()

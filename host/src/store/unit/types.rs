@@ -15,9 +15,11 @@ pub(in crate::store) const IDLE: Duration = Duration::from_secs(12);
 /// Under whose name a unit runs.
 #[derive(Debug, Clone)]
 pub struct UnitContext {
-    /// The handler's database role.
+    /// The handler.
+    pub handler: Arc<str>,
+    /// Its database role.
     pub role: Arc<str>,
-    /// The app's schema.
+    /// The app, which is its schema's name as well.
     pub schema: Arc<str>,
     /// Whom row-level security sees as `tidemill.subject`; empty for events.
     pub subject: String,
@@ -77,6 +79,15 @@ impl WaitingChanges {
     pub(super) fn is_empty(&self) -> bool {
         self.parked.is_none() && self.done.is_none() && self.trusted.is_empty()
     }
+}
+
+/// What a unit has left behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Rows in the outbox.
+    pub published: bool,
+    /// The earliest due time of the jobs that it scheduled, in microseconds since 1970.
+    pub due: Option<i64>,
 }
 
 /// A statement that the gate has let through.

@@ -39,6 +39,25 @@ impl Handlers {
         });
     }
 
+    /// Adds a copy of the probe that was added, as another handler of its app, at `POST /NAME/{steps}`; it consumes nothing, and may cancel the
+    /// jobs of these handlers.
+    pub fn add_twin(&self, name: &str, cancel: &[&str]) {
+        let (source, copy) = (self.folder.join("probe"), self.folder.join(name));
+        std::fs::create_dir(&copy).unwrap();
+        copy_into(&source, &copy);
+        copy_files(&source.join("migrations"), &copy.join("migrations"));
+        self.change(name, |manifest| {
+            manifest.insert("name".into(), name.into());
+            for section in ["topic", "topics", "http"] {
+                manifest.remove(section);
+            }
+            let route = format!("[[http]]\nmethod = 'POST'\npath = '/{name}/{{action}}'");
+            manifest.extend(route.parse::<Table>().unwrap());
+            let cancel: Vec<Value> = cancel.iter().map(|name| (*name).into()).collect();
+            manifest.insert("jobs".into(), Table::from_iter([("cancel".to_owned(), cancel.into())]).into());
+        });
+    }
+
     /// Adds the todo product's handlers, unchanged.
     pub fn add_todo(&self) {
         self.add("handlers/task-api");
@@ -110,6 +129,10 @@ fn newest(beside: &Path) -> PathBuf {
 
 fn copy_files(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
+    copy_into(from, to);
+}
+
+fn copy_into(from: &Path, to: &Path) {
     for file in std::fs::read_dir(from).unwrap().flatten().filter(|file| file.path().is_file()) {
         std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }

@@ -8,6 +8,7 @@ pub mod frames;
 pub mod handlers;
 pub mod host;
 pub mod http;
+pub mod jobs;
 pub mod ledger;
 pub mod outbox;
 pub mod postgres;

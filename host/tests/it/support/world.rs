@@ -258,6 +258,13 @@ impl World {
         values.map(|value| value.parse::<f64>().unwrap()).sum()
     }
 
+    /// The value of a metric without labels.
+    pub async fn metric_of(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").await.text;
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("tidemill_{name} ")).map(str::to_owned));
+        value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    }
+
     /// A page of the admin port.
     pub async fn admin(&self, path: &str) -> Answer {
         let url = format!("{}{path}", self.host.as_ref().expect("a started world").admin);

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use crate::bindings::exports::tidemill::http::http::{Request, Response};
 use crate::bindings::tidemill::{log::log, publish::publish, sql::sql};
-use crate::values;
+use crate::{jobs, values};
 
 /// How often this instance was asked to count: more than once means that an instance outlived its invocation.
 static COUNTED: AtomicU64 = AtomicU64::new(0);
@@ -44,6 +44,9 @@ fn run(step: &str, body: &Json, request: &Request) -> Response {
         "sleep" => sleep(body),
         "alloc" => alloc(body),
         "publish" => publish_from(body),
+        "schedule" => jobs::schedule(body),
+        "cancel" => jobs::cancel(body),
+        "job" => jobs::get(body),
         "deferred" => query("INSERT INTO pairs (id, partner) VALUES ($1, 'nobody')", &[body["id"].clone()]),
         "print" => print(body),
         "log" => write_log(body),
@@ -52,7 +55,7 @@ fn run(step: &str, body: &Json, request: &Request) -> Response {
     }
 }
 
-fn respond(status: u16, body: &Json) -> Response {
+pub(crate) fn respond(status: u16, body: &Json) -> Response {
     Response { status, headers: vec![("content-type".into(), "application/json".into())], body: body.to_string().into_bytes() }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::bindings::exports::tidemill::events::events::{Event, Failure, FailureKind};
+use crate::bindings::tidemill::jobs::jobs;
 use crate::bindings::tidemill::publish::publish;
 use crate::bindings::tidemill::sql::sql::{self, Value};
 
@@ -37,6 +38,7 @@ fn one(position: u32, event: &Event) -> Result<(), String> {
         "probe.slow" => std::thread::sleep(Duration::from_millis(300)),
         "probe.republish" => republish(position, event)?,
         "probe.lock" => lock(event)?,
+        "probe.schedule" | "probe.schedule-without-cause" => schedule(position, event)?,
         _ => {}
     }
     record(event)
@@ -74,6 +76,13 @@ fn republish(position: u32, event: &Event) -> Result<(), String> {
         data: event.data.clone(),
     };
     publish::publish(&copy, Some(position)).map(drop).map_err(|error| error.message)
+}
+
+/// Schedules what the data describe, under the event's id.
+fn schedule(position: u32, event: &Event) -> Result<(), String> {
+    let data: serde_json::Value = serde_json::from_slice(event.data.as_deref().unwrap_or_default()).unwrap_or_default();
+    let cause = (event.type_ == "probe.schedule").then_some(position);
+    jobs::schedule(&crate::jobs::job(&event.id, &data), cause).map_err(|error| error.message)
 }
 
 fn record(event: &Event) -> Result<(), String> {

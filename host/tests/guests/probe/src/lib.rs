@@ -17,6 +17,7 @@ mod bindings {
         path: [
             "../../../../wit/sql",
             "../../../../wit/publish",
+            "../../../../wit/jobs",
             "../../../../wit/log",
             "../../../../wit/http",
             "../../../../wit/events",
@@ -28,6 +29,7 @@ mod bindings {
 }
 mod actions;
 mod consumer;
+mod jobs;
 mod values;
 
 use bindings::exports::tidemill::events::events::{self, Event, Failure};

@@ -1,0 +1,189 @@
+//! Firing: what is due becomes outbox rows. Any number of replicas do it side by side; what one has claimed, the others step over.
+
+use super::{Micros, Repeats};
+use crate::calendar::{Missed, Repeat};
+use crate::store::Pool;
+use crate::store::error::{Unavailable, describe};
+use tokio_postgres::{Client, Row, Statement};
+
+/// Statistics from when the table was nearly empty must not decide how a million due jobs are found. The timeouts end what a frozen replica
+/// has left open.
+const PINNED: &str = "SET enable_bitmapscan = off; SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; \
+     SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '10s'; SET tcp_user_timeout = '10s'; SET application_name = 'tidemill jobs'";
+
+const FIRE: &str = "SELECT late, moment, next_single, next_repeating FROM tidemill.fire_jobs($1, $2)";
+
+const CLAIM_REPEATING: &str = "\
+    SELECT app, name, due, period, cron, time_zone, missed, now() FROM tidemill.jobs \
+    WHERE repeats AND due <= now() ORDER BY due LIMIT $1 FOR UPDATE SKIP LOCKED";
+
+/// Publishes events of jobs that this transaction has locked, and moves the jobs on.
+pub(super) const FIRE_LOCKED: &str = "SELECT tidemill.fire_locked_jobs($1, $2, $3, $4, $5)";
+
+/// Repeating jobs claimed at once.
+const REPEATING: i64 = 100;
+/// Events of one repeating job in one transaction, when it catches up.
+const CATCH_UP: usize = 500;
+/// When a job is looked at again whose next time cannot be computed, in microseconds.
+const SPOILT_WAITS: i64 = 60 * 1_000_000;
+
+/// What one round of firing did. Times in microseconds since 1970, by the database's clock.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fired {
+    /// How late each fired job was, in seconds.
+    pub late: Vec<f64>,
+    /// When the database looked.
+    pub moment: i64,
+    /// When the next single job is due, among those that were looked at; others may have it in hand.
+    pub next_single: Option<i64>,
+    /// When the next repeating job is due.
+    pub next_repeating: Option<i64>,
+}
+
+/// A repeating job whose next time cannot be computed: it waits, and fires when a host comes that can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoilt {
+    /// Its app.
+    pub app: String,
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A connection that fires jobs.
+pub struct JobsDue {
+    client: Client,
+    fire: Statement,
+    claim: Statement,
+    fire_locked: Statement,
+}
+
+impl JobsDue {
+    /// Opens the connection.
+    pub async fn open(pool: &Pool) -> Result<Self, Unavailable> {
+        let client = pool.dedicated(PINNED).await?;
+        let fire = client.prepare(FIRE).await.map_err(unavailable)?;
+        let claim = client.prepare(CLAIM_REPEATING).await.map_err(unavailable)?;
+        let fire_locked = client.prepare(FIRE_LOCKED).await.map_err(unavailable)?;
+        Ok(Self { client, fire, claim, fire_locked })
+    }
+
+    /// Fires up to `most` single jobs that are due, of those whose time is not before `since` (microseconds since 1970; none: all).
+    pub async fn fire(&self, most: i32, since: Option<i64>) -> Result<Fired, Unavailable> {
+        let row = self.client.query_one(&self.fire, &[&most, &Micros(since.unwrap_or(i64::MIN))]).await.map_err(unavailable)?;
+        let time = |column: usize| row.get::<_, Option<Micros>>(column).map(|time| time.0);
+        Ok(Fired {
+            late: row.get::<_, Option<Vec<f64>>>(0).unwrap_or_default(),
+            moment: time(1).unwrap_or_default(),
+            next_single: time(2),
+            next_repeating: time(3),
+        })
+    }
+
+    /// Fires repeating jobs that are due, some of them; how late each event was in seconds, and the jobs whose next time cannot be computed.
+    pub async fn fire_repeating(&self) -> Result<(Vec<f64>, Vec<Spoilt>), Unavailable> {
+        self.client.batch_execute("BEGIN").await.map_err(unavailable)?;
+        let fired = async {
+            let rows = self.client.query(&self.claim, &[&REPEATING]).await?;
+            let mut round = Round::default();
+            rows.iter().map(Claimed::read).for_each(|job| round.add(job));
+            round.write(&self.client, &self.fire_locked).await?;
+            self.client.batch_execute("COMMIT").await?;
+            Ok((round.late, round.spoilt))
+        };
+        let fired = fired.await;
+        if fired.is_err() && !self.client.is_closed() {
+            let _ = self.client.batch_execute("ROLLBACK").await;
+        }
+        fired.map_err(unavailable)
+    }
+
+    /// How many jobs wait, counted up to 10,000.
+    pub async fn waiting(&self) -> Result<i64, Unavailable> {
+        let sql = "SELECT count(*) FROM (SELECT FROM tidemill.jobs ORDER BY app, name LIMIT 10000) j";
+        Ok(self.client.query_one(sql, &[]).await.map_err(unavailable)?.get(0))
+    }
+}
+
+/// A job that this transaction has locked.
+pub(super) struct Claimed {
+    app: String,
+    name: String,
+    due: i64,
+    repeats: Option<Repeats>,
+    missed: Missed,
+    now: i64,
+}
+
+impl Claimed {
+    pub(super) fn read(row: &Row) -> Self {
+        let (due, now): (Micros, Micros) = (row.get(2), row.get(7));
+        let repeats = match (row.get::<_, Option<i64>>(3), row.get(4), row.get(5)) {
+            (Some(period), _, _) => Some(Repeats::Every(period)),
+            (None, Some(expression), Some(time_zone)) => Some(Repeats::Cron { expression, time_zone }),
+            _ => None,
+        };
+        let missed = Missed::named(row.get(6)).unwrap_or(Missed::Once);
+        Self { app: row.get(0), name: row.get(1), due: due.0, repeats, missed, now: now.0 }
+    }
+}
+
+/// What a transaction fires of the jobs that it has locked.
+#[derive(Default)]
+pub(super) struct Round {
+    apps: Vec<String>,
+    names: Vec<String>,
+    nexts: Vec<Option<Micros>>,
+    of: Vec<i32>,
+    at: Vec<Micros>,
+    late: Vec<f64>,
+    spoilt: Vec<Spoilt>,
+}
+
+impl Round {
+    pub(super) fn add(&mut self, job: Claimed) {
+        let planned = job.repeats.as_ref().map(Repeats::parse).transpose();
+        let (fire, next) = match planned {
+            Ok(Some(repeat)) => {
+                let plan = repeat.plan(job.missed, job.due, job.now, CATCH_UP);
+                (plan.fire, plan.next)
+            }
+            Ok(None) => (vec![job.due], None),
+            Err(reason) => {
+                self.spoilt.push(Spoilt { app: job.app.clone(), name: job.name.clone(), reason });
+                (Vec::new(), Some(job.now + SPOILT_WAITS))
+            }
+        };
+        self.apps.push(job.app);
+        self.names.push(job.name);
+        self.nexts.push(next.map(Micros));
+        let number = i32::try_from(self.apps.len()).unwrap_or(i32::MAX);
+        for time in fire {
+            self.of.push(number);
+            self.at.push(Micros(time));
+            self.late.push((job.now - time) as f64 / 1e6);
+        }
+    }
+
+    pub(super) async fn write(&self, client: &Client, statement: &Statement) -> Result<(), tokio_postgres::Error> {
+        if self.apps.is_empty() {
+            return Ok(());
+        }
+        client.query_one(statement, &[&self.apps, &self.names, &self.nexts, &self.of, &self.at]).await.map(drop)
+    }
+}
+
+impl Repeats {
+    /// The rule, ready to compute with.
+    pub(super) fn parse(&self) -> Result<Repeat, String> {
+        match self {
+            Self::Every(period) => Repeat::every(u64::try_from(*period).unwrap_or_default()),
+            Self::Cron { expression, time_zone } => Repeat::cron(expression, time_zone),
+        }
+    }
+}
+
+fn unavailable(error: tokio_postgres::Error) -> Unavailable {
+    Unavailable(describe(&error))
+}
