@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    EventData, Timestamp, Uuid, bindings::events::exports::tidemill::events::events as wit, derived_id, log, publish, sql,
+    EventData, Timestamp, Uuid, bindings::events::exports::tidemill::events::events as wit, derived_id, jobs, log, publish, sql,
 };
 
 /// One event of a batch.
@@ -194,6 +194,12 @@ impl From<sql::Error> for Failure {
 
 impl From<publish::Error> for Failure {
     fn from(error: publish::Error) -> Self {
+        Self::retry(error.to_string())
+    }
+}
+
+impl From<jobs::Error> for Failure {
+    fn from(error: jobs::Error) -> Self {
         Self::retry(error.to_string())
     }
 }

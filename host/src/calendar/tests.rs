@@ -116,3 +116,36 @@ fn c13_the_end_of_time_ends_a_job() {
     let due = *TIMES.end() - 1;
     assert_eq!(yearly.plan(Missed::Once, due, due, 1), Plan { fire: vec![due], next: None });
 }
+
+#[test]
+fn c13_looking_back_finds_the_same_times_as_going_forward() {
+    for expression in ["30 2 * * *", "*/30 * * * *", "*/30 2 * * *", "15 2 * * SUN", "0 3 * * *"] {
+        for (from, to) in [("2026-03-27T00:00:00Z", "2026-03-31T00:00:00Z"), ("2026-10-23T00:00:00Z", "2026-10-27T00:00:00Z")] {
+            let repeat = Repeat::cron(expression, "Europe/Berlin").unwrap();
+            let mut due = repeat.after(micros(from)).unwrap();
+            while due < micros(to) {
+                let next = repeat.after(due).unwrap();
+                for now in [due, due + 1, next - 1] {
+                    assert_eq!(text(repeat.latest(due, now)), text(due), "{expression} at {}", text(now));
+                    assert_eq!(text(repeat.latest(micros(from), now)), text(due), "{expression} at {}", text(now));
+                }
+                due = next;
+            }
+        }
+    }
+}
+
+#[test]
+fn c13_days_can_be_named_and_counted_from_the_end() {
+    let from = "2026-02-01T00:00:00Z";
+    for (expression, expected) in [
+        ("0 0 L * *", "2026-02-28T00:00:00Z"),
+        ("0 0 15W * *", "2026-02-16T00:00:00Z"),
+        ("0 0 * * FRI#2", "2026-02-13T00:00:00Z"),
+        ("@daily", "2026-02-02T00:00:00Z"),
+        ("0 0 * * 7", "2026-02-08T00:00:00Z"),
+        ("0 0 13 * FRI", "2026-02-06T00:00:00Z"),
+    ] {
+        assert_eq!(times(expression, "UTC", from, 1), [expected], "{expression}");
+    }
+}

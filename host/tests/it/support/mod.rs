@@ -3,6 +3,7 @@
 pub mod apache;
 pub mod broker;
 pub mod certs;
+pub mod clock;
 pub mod events;
 pub mod frames;
 pub mod handlers;
