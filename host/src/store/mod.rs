@@ -28,7 +28,7 @@ pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unava
 pub use idempotency::{Claimed, KeptAnswers, KeptResponse, RequestKey, digest};
 pub use inbox::{Identity, Scope, bucket_of};
 pub use inbox_days::{InboxDays, InboxSpan};
-pub use jobs::{FOREIGN, Fired, JobRow, JobStatus, JobsDue, Repeats, Spoilt, TAKEN, job_event_id, run_now};
+pub use jobs::{FOREIGN, Fired, JobRow, JobStatus, JobsDue, Repeats, Spoilt, TAKEN, job_event_id};
 pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
 pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};
