@@ -6,9 +6,9 @@ use crate::config::{Config, KafkaAccess, Secret};
 use crate::engine::{Cache, Engine, Registry};
 use crate::kafka::topics;
 use crate::relay::Relay;
-use crate::store::{InboxDays, NotReady, Pool, PoolOptions};
+use crate::store::{InboxDays, KeptAnswers, NotReady, Pool, PoolOptions};
 use crate::telemetry::{Board, Metrics};
-use crate::triggers::http::{HttpTrigger, Verifier};
+use crate::triggers::http::{self, HttpTrigger, Verifier};
 use crate::triggers::jobs::JobsTrigger;
 use crate::triggers::kafka::KafkaTrigger;
 use anyhow::Context;
@@ -85,6 +85,7 @@ impl Host {
             config.concurrency(),
             metrics.clone(),
         );
+        tokio::spawn(http::forget(KeptAnswers::new(pool.clone()), stopped.clone()));
         let mut closing = stopped.clone();
         let serving = axum::serve(public, trigger.router()).with_graceful_shutdown(async move {
             let _ = closing.wait_for(|stop| *stop).await;

@@ -34,7 +34,7 @@ impl Command {
             Command::Token => "token",
             Command::Offsets => "offsets",
             Command::Reprocess => "reprocess",
-            Command::Operate => "waiting/dlq/outbox/actions",
+            Command::Operate => "waiting/dlq/outbox/jobs/actions",
         }
     }
 }

@@ -1,12 +1,15 @@
 //! One invocation, from a fresh instance to COMMIT or ROLLBACK. The only place that runs a guest.
 
 use super::admit::{Admitted, admit};
+use super::once;
 use super::state::State;
 use super::{Engine, Handler, TICK};
 use crate::bindings::{events, http};
 use crate::capabilities::log::Sink;
 use crate::capabilities::publish::Cause;
-use crate::store::{Claim, CommitError, Consumer, Identity, Record, StatementError, StatementErrorKind, Unit, UnitContext};
+use crate::store::{
+    Claim, CommitError, Consumer, Identity, Record, RequestKey, StatementError, StatementErrorKind, Unit, UnitContext,
+};
 use crate::telemetry::OutcomeLabels;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,8 @@ pub struct Origin {
     pub correlation_id: String,
     /// The request, or each event of the batch: what publishes go on from.
     pub causes: Vec<Cause>,
+    /// The request's `Idempotency-Key`: under one key it takes effect once.
+    pub key: Option<RequestKey>,
     /// Run everything and keep nothing (rehearsal, tests of handlers).
     pub rehearse: bool,
 }
@@ -69,6 +74,8 @@ pub struct Item {
 pub enum Answer {
     /// The guest's response. Of status 400 and above the unit was rolled back.
     Http(http::Response),
+    /// The request took effect before, under the same key: its response of then. Nothing was run.
+    Replayed(http::Response),
     /// The batch is done: those that were neither handled nor parked now were done before.
     Events {
         /// Events that the guest handled now.
@@ -118,6 +125,20 @@ pub enum Failure {
     /// The commit's outcome could not be learned.
     #[error("{0}")]
     Unknown(String),
+    /// A request with the same `Idempotency-Key` is under way. Nothing was run.
+    #[error("a request with the same Idempotency-Key is under way")]
+    Outstanding,
+    /// The `Idempotency-Key` belongs to another request that took effect. Nothing was run.
+    #[error("the Idempotency-Key was used for another request")]
+    KeyReused,
+    /// The response has so many bytes that it cannot be kept under its `Idempotency-Key`.
+    #[error("the response has {bytes} bytes; under an Idempotency-Key at most {most} can be kept")]
+    Unkeepable {
+        /// Bytes of headers and body.
+        bytes: usize,
+        /// Bytes that can be kept.
+        most: usize,
+    },
     /// These events have keys with single attempts: they must run alone. Nothing was run.
     #[error("events of keys with single attempts run alone")]
     Alone {
@@ -146,6 +167,9 @@ impl Failure {
             Self::Refused(_) => "refused",
             Self::Unavailable(_) => "unavailable",
             Self::Unknown(_) => "outcome-unknown",
+            Self::Outstanding => "outstanding",
+            Self::KeyReused => "key-reused",
+            Self::Unkeepable { .. } => "response",
             Self::Alone { .. } => "alone",
             Self::Overflow { .. } => "waiting-cap",
         }
@@ -200,6 +224,7 @@ impl Engine {
         let ended = self.invoke_inner(handler, origin, call).await;
         let outcome = match &ended {
             Ok(Answer::Http(response)) if response.status >= 400 => "rolled-back",
+            Ok(Answer::Replayed(_)) => "replayed",
             Ok(_) => "ok",
             Err(failure) => failure.kind(),
         };
@@ -209,6 +234,12 @@ impl Engine {
 
     async fn invoke_inner(&self, handler: &Arc<Handler>, origin: Origin, call: Call) -> Result<Answer, Failure> {
         let mut unit = Unit::new(self.pool.clone(), self.unit_context(handler, &origin));
+        if let Some(key) = origin.key
+            && let Some(response) = once::claim(&mut unit, key).await.transpose()
+        {
+            unit.rollback().await;
+            return response.map(Answer::Replayed);
+        }
         let mut causes = origin.causes;
         // Which of the caller's positions the guest's positions are.
         let mut positions = Vec::new();
@@ -308,7 +339,7 @@ impl Engine {
 
     async fn end(
         &self,
-        unit: Unit,
+        mut unit: Unit,
         returned: Returned,
         positions: &[usize],
         parked: usize,
@@ -333,7 +364,13 @@ impl Engine {
                 unit.rollback().await;
                 Ok(Answer::Http(response))
             }
-            Returned::Http(response) => self.keep(unit, rehearse).await.map(|()| Answer::Http(response)),
+            Returned::Http(response) => {
+                if let Err(failure) = once::answer(&mut unit, &response) {
+                    unit.rollback().await;
+                    return Err(failure);
+                }
+                self.keep(unit, rehearse).await.map(|()| Answer::Http(response))
+            }
             Returned::Events(Ok(())) => {
                 self.keep(unit, rehearse).await.map(|()| Answer::Events { handled: positions.len(), parked })
             }

@@ -5,6 +5,7 @@
 //! - `cache`: compiled components on disk, by content and engine
 //! - `handler`: a compiled handler, its imports checked against its grants
 //! - `registry`: which handler is active, and which routes and topics lead to it
+//! - `once`: requests with an `Idempotency-Key`
 //! - `state`: what the capabilities of one invocation work with, and its limits
 //! - `invoke`: one invocation from start to commit or rollback
 
@@ -13,6 +14,7 @@ mod bell;
 mod cache;
 mod handler;
 mod invoke;
+mod once;
 mod registry;
 mod state;
 

@@ -18,6 +18,7 @@ const HOST: &[(i32, &str, &str)] = &[
     (3, "retries", include_str!("../../../migrations/host/0003_retries.sql")),
     (4, "relay_slices", include_str!("../../../migrations/host/0004_relay_slices.sql")),
     (5, "jobs", include_str!("../../../migrations/host/0005_jobs.sql")),
+    (6, "idempotency", include_str!("../../../migrations/host/0006_idempotency.sql")),
 ];
 
 /// A handler and its database role.

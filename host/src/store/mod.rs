@@ -1,9 +1,11 @@
-//! The only place with the host's SQL: the unit of work, the outbox, the inbox, what waits or is dead, jobs, and the host's migrations.
+//! The only place with the host's SQL: the unit of work, the outbox, the inbox, what waits or is dead, jobs, answers kept
+//! under an `Idempotency-Key`, and the host's migrations.
 //!
 //! Nothing here knows what runs inside a unit: `store` never names wasmtime.
 
 mod backlog;
 mod error;
+mod idempotency;
 mod inbox;
 mod inbox_days;
 mod jobs;
@@ -23,9 +25,10 @@ mod waiting;
 
 pub use backlog::{Beside, Outbox, OutboxRow, Page};
 pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unavailable};
+pub use idempotency::{Claimed, KeptAnswers, KeptResponse, RequestKey, digest};
 pub use inbox::{Identity, Scope, bucket_of};
 pub use inbox_days::{InboxDays, InboxSpan};
-pub use jobs::{FOREIGN, Fired, JobRow, JobStatus, JobsDue, Repeats, Spoilt, TAKEN, job_event_id, run_now};
+pub use jobs::{FOREIGN, Fired, JobRow, JobStatus, JobsDue, Repeats, Spoilt, TAKEN, job_event_id};
 pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
 pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};

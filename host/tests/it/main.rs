@@ -12,6 +12,8 @@
 mod bad_input;
 mod c01_unit_of_work;
 mod c02_answers;
+mod c03_idempotency;
+mod c03_keys;
 mod c04_identity;
 mod c05_batches;
 mod c06_order;

@@ -4,6 +4,7 @@
 
 mod api;
 mod dead_letters;
+mod jobs;
 mod outbox;
 mod replays;
 mod waiting;

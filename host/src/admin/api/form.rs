@@ -37,6 +37,31 @@ pub(super) struct Form {
     not_stuck: Option<bool>,
 }
 
+/// What a query can be read as.
+pub(super) trait Asked: DeserializeOwned {
+    /// The value of a field, as JSON; none where it is no whole number and has to be one.
+    fn field(name: &str, value: &str) -> Option<Value>;
+}
+
+impl Asked for Form {
+    fn field(name: &str, value: &str) -> Option<Value> {
+        match name {
+            "ids" => value.split(',').map(whole).collect(),
+            "limit" | "after" => whole(value),
+            _ => Some(Value::from(value)),
+        }
+    }
+}
+
+impl Asked for ActionForm {
+    fn field(name: &str, value: &str) -> Option<Value> {
+        match name {
+            "limit" | "before" => whole(value),
+            _ => Some(Value::from(value)),
+        }
+    }
+}
+
 /// Which actions.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -98,9 +123,6 @@ impl Form {
             (None, Some(key)) => Some(BASE64.decode(key).map_err(|_| invalid("`key_base64` is no base64"))?),
             (None, None) => None,
         };
-        let when = |name: &str, text: Option<String>| -> Result<Option<Timestamp>, Problem> {
-            text.map(|text| parse_when(&text).map_err(|error| invalid(format!("{name}: {error}")))).transpose()
-        };
         Ok(Filter {
             ids: self.ids,
             key,
@@ -119,18 +141,18 @@ impl Form {
     }
 }
 
+/// A time in a field.
+pub(super) fn when(name: &str, text: Option<String>) -> Result<Option<Timestamp>, Problem> {
+    text.map(|text| parse_when(&text).map_err(|error| invalid(format!("{name}: {error}")))).transpose()
+}
+
 /// The form of a query string.
-pub(super) fn query<T: DeserializeOwned>(query: Option<String>) -> Result<T, Problem> {
+pub(super) fn query<T: Asked>(query: Option<String>) -> Result<T, Problem> {
     let mut fields = Map::new();
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (name, value) = (decoded(name)?, decoded(value)?);
-        let value = match name.as_str() {
-            "ids" => value.split(',').map(whole).collect::<Option<Value>>(),
-            "limit" | "after" | "before" => whole(&value),
-            _ => Some(Value::String(value.clone())),
-        };
-        let value = value.ok_or_else(|| invalid(format!("`{name}` is no whole number")))?;
+        let value = T::field(&name, &value).ok_or_else(|| invalid(format!("`{name}` is no whole number")))?;
         if fields.insert(name.clone(), value).is_some() {
             return Err(invalid(format!("`{name}` is given twice")));
         }
@@ -138,7 +160,7 @@ pub(super) fn query<T: DeserializeOwned>(query: Option<String>) -> Result<T, Pro
     serde_json::from_value(Value::Object(fields)).map_err(|error| invalid(error.to_string()))
 }
 
-fn whole(text: &str) -> Option<Value> {
+pub(super) fn whole(text: &str) -> Option<Value> {
     text.parse::<i64>().ok().map(Value::from)
 }
 
@@ -162,7 +184,7 @@ fn decoded(text: &str) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|_| invalid("the query is not UTF-8"))
 }
 
-fn invalid(text: impl Into<String>) -> Problem {
+pub(super) fn invalid(text: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid-request", "The request makes no sense").detail(text)
 }
 

@@ -1,12 +1,14 @@
-//! The API of operators under `/v1`: the same as `tidemill waiting`, `dlq`, `outbox` and `actions`, over HTTP.
+//! The API of operators under `/v1`: the same as `tidemill waiting`, `dlq`, `outbox`, `jobs` and `actions`, over HTTP.
 //!
 //! - `auth`: the bearer token, and who acts
 //! - `form`: which rows, out of a query or a JSON body
+//! - `jobs`: the calls about jobs, whose rows have names
 //!
 //! A change is a `POST` with a JSON body and says in the body that it is no dry run. Every error is a problem of RFC 9457.
 
 mod auth;
 mod form;
+mod jobs;
 
 use crate::config::Secret;
 use crate::problem::Problem;
@@ -64,6 +66,10 @@ pub(super) fn router(pool: &Pool, token: Option<&Secret>) -> Router {
         .route("/outbox/{id}", get(outbox_entry))
         .route("/outbox/retry", post(retry_outbox))
         .route("/outbox/discard", post(discard_outbox))
+        .route("/jobs", get(jobs::list))
+        .route("/jobs/cancel", post(jobs::cancel))
+        .route("/jobs/run-now", post(jobs::run_now))
+        .route("/jobs/{app}/{*name}", get(jobs::show))
         .route("/actions", get(actions))
         .fallback(async || no_route())
         .method_not_allowed_fallback(async || {

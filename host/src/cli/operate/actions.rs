@@ -34,8 +34,8 @@ impl Columns for Action {
         self.fields().into_iter().skip(1).map(|(_, value)| value).collect()
     }
 
-    fn number(&self) -> i64 {
-        self.id
+    fn id(&self) -> String {
+        self.id.to_string()
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {

@@ -26,9 +26,13 @@ const CONDITIONS: &[&str] = &["ids", "key", "key-base64", "topic", "error", "sin
 /// A command that lists rows.
 pub(super) fn list(about: &'static str, kind: Kind, time: &'static str, states: &'static [&'static str]) -> Command {
     let states = Arg::new("state").long("state").value_name("STATE").value_parser(states.to_vec()).help("In this state");
-    let limit = text("limit", "N", "How many rows").value_parser(value_parser!(u32).range(1..=1_000)).default_value("50");
     let after = text("after", "ID", "The page after this row").value_parser(value_parser!(i64));
-    finished(Command::new("list").about(about).args(conditions(kind, time)).args([states, limit, after]))
+    finished(Command::new("list").about(about).args(conditions(kind, time)).args([states, page_size(), after]))
+}
+
+/// How many rows a page has.
+pub(super) fn page_size() -> Arg {
+    text("limit", "N", "How many rows").value_parser(value_parser!(u32).range(1..=1_000)).default_value("50")
 }
 
 /// A command that shows one row whole.
@@ -39,14 +43,18 @@ pub(super) fn show(about: &'static str) -> Command {
 
 /// A command that changes rows.
 pub(super) fn change(name: &'static str, about: &'static str, kind: Kind, time: &'static str) -> Command {
-    let known: Vec<_> = conditions(kind, time).collect();
-    let given = CONDITIONS.iter().filter(|name| known.iter().any(|arg| arg.get_id() == **name));
+    changing(Command::new(name).about(about), conditions(kind, time).collect(), CONDITIONS)
+}
+
+/// A command that changes rows under these conditions; one of those that are named has to be given.
+pub(super) fn changing(command: Command, known: Vec<Arg>, conditions: &[&'static str]) -> Command {
+    let given = conditions.iter().filter(|name| known.iter().any(|arg| arg.get_id() == **name));
     let which = ArgGroup::new("which").args(given).arg("all").required(true).multiple(true);
     let all = flag("all", "Every row");
     let yes = flag("yes", "Do it; without this, only say what would be done");
     let who = text("as", "NAME", "Who acts, for the record [env: TIDEMILL_ACTOR] [default: the user of this machine]");
     let limit = text("limit", "N", "At most so many rows, oldest first").value_parser(value_parser!(u32).range(1..=10_000));
-    let command = Command::new(name).about(about).args(known).args([all, limit, yes, who]).group(which);
+    let command = command.args(known).args([all, limit, yes, who]).group(which);
     finished(command.after_help(
         "Exit code: 0 when every row that was meant is done (or needs nothing), 1 when one is not; the table says which.",
     ))
@@ -72,8 +80,12 @@ pub(super) fn finished(command: Command) -> Command {
     config::args(command.arg(flag("json", "One JSON document; its fields: docs/operations.md")), Name::Operate)
 }
 
+/// A time as operators write it.
+pub(super) fn when() -> ValueParser {
+    ValueParser::new(|text: &str| parse_when(text))
+}
+
 fn conditions(kind: Kind, time: &'static str) -> impl Iterator<Item = Arg> {
-    let when = || ValueParser::new(|text: &str| parse_when(text));
     let of_events = [
         text("handler", "NAME", "Of this handler"),
         text("group", "NAME", "Of this consumer group"),
@@ -119,7 +131,12 @@ pub(super) fn filter(matches: &ArgMatches) -> Filter {
 
 /// What is to be done, by whom.
 pub(super) fn order(matches: &ArgMatches) -> anyhow::Result<Order> {
-    Ok(Order { actor: actor(matches)?, filter: filter(matches), dry_run: !is_set(matches, "yes") })
+    order_of(matches, filter(matches))
+}
+
+/// The same with these rows.
+pub(super) fn order_of<F>(matches: &ArgMatches, filter: F) -> anyhow::Result<Order<F>> {
+    Ok(Order { actor: actor(matches)?, filter, dry_run: !is_set(matches, "yes") })
 }
 
 /// The row that is to be shown.

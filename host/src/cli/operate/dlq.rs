@@ -108,8 +108,8 @@ impl Columns for DeadLetter {
         ]
     }
 
-    fn number(&self) -> i64 {
-        self.id
+    fn id(&self) -> String {
+        self.id.to_string()
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {

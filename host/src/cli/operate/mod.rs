@@ -1,4 +1,4 @@
-//! `tidemill waiting`, `dlq`, `outbox`, `actions`: what operators do, straight on the database, so that no host has to run.
+//! `tidemill waiting`, `dlq`, `outbox`, `jobs`, `actions`: what operators do, straight on the database, so that no host has to run.
 //!
 //! - `args`: the flags that these commands share; `show`: how rows are printed, for people and as JSON
 //! - one file for each command
@@ -6,6 +6,7 @@
 mod actions;
 mod args;
 mod dlq;
+mod jobs;
 mod outbox;
 mod show;
 mod waiting;
@@ -20,11 +21,11 @@ use clap::{ArgMatches, Command};
 const ACTOR: &str = "TIDEMILL_ACTOR";
 
 /// The names of the commands.
-pub(super) const NAMES: &[&str] = &["waiting", "dlq", "outbox", "actions"];
+pub(super) const NAMES: &[&str] = &["waiting", "dlq", "outbox", "jobs", "actions"];
 
 /// The commands with their arguments.
-pub(super) fn commands() -> [Command; 4] {
-    [waiting::command(), dlq::command(), outbox::command(), actions::command()]
+pub(super) fn commands() -> [Command; 5] {
+    [waiting::command(), dlq::command(), outbox::command(), jobs::command(), actions::command()]
 }
 
 /// Runs one of [`NAMES`].
@@ -36,6 +37,7 @@ pub(super) fn run(name: &str, matches: &ArgMatches) -> anyhow::Result<()> {
             "waiting" => waiting::run(verb, matches, &mut session).await,
             "dlq" => dlq::run(verb, matches, &mut session).await,
             "outbox" => outbox::run(verb, matches, &mut session).await,
+            "jobs" => jobs::run(verb, matches, &mut session).await,
             _ => actions::run(matches, &session).await,
         }
     })
@@ -88,6 +90,18 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_jobs_must_say_which() {
+        for line in ["jobs cancel", "jobs run-now"] {
+            assert_eq!(given(&format!("tidemill {line} --yes")).unwrap_err().exit_code(), 2, "{line}");
+            for which in
+                ["shop/a shop/b/c", "--app shop", "--handler h", "--prefix a/", "--due-before 2h", "--due-after 2h", "--all"]
+            {
+                assert!(given(&format!("tidemill {line} {which}")).is_ok(), "{line} {which}");
+            }
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_misuse() {
         let lines = [
             "dlq list --since yesterday",
@@ -99,6 +113,11 @@ mod tests {
             "dlq",
             "dlq replay 1 --wait 3",
             "dlq list --key a --key-base64 aw==",
+            "jobs show 7",
+            "jobs cancel shop",
+            "jobs list --after 7",
+            "jobs list --due-before soon",
+            "jobs list --state late",
         ];
         for line in lines {
             assert_eq!(given(&format!("tidemill {line}")).unwrap_err().exit_code(), 2, "{line}");

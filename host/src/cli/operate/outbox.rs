@@ -55,8 +55,8 @@ impl Columns for OutboxEntry {
         ]
     }
 
-    fn number(&self) -> i64 {
-        self.id
+    fn id(&self) -> String {
+        self.id.to_string()
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {

@@ -3,6 +3,7 @@
 use crate::store::operate::{Bytes, Detail, Page, Report, Time};
 use jiff::Timestamp;
 use serde::Serialize;
+use std::fmt::Display;
 use std::io::Write as _;
 
 /// Rows of a report that people see; those that failed are all shown.
@@ -19,24 +20,29 @@ pub(super) trait Columns: Serialize {
     /// The cells under them.
     fn cells(&self) -> Vec<String>;
 
-    /// The row's number.
-    fn number(&self) -> i64;
+    /// What the row is known by: its number, or its name.
+    fn id(&self) -> String;
 
     /// Everything of it, for one alone.
     fn fields(&self) -> Vec<(&'static str, String)>;
 }
 
 /// Prints a page; `next` is the flag that leads on.
-pub(super) fn page<T: Columns>(page: &Page<T>, json: bool, what: &str, next: &str) -> anyhow::Result<()> {
+pub(super) fn page<T: Columns, N: Display + Serialize>(
+    page: &Page<T, N>,
+    json: bool,
+    what: &str,
+    next: &str,
+) -> anyhow::Result<()> {
     if json {
         return document(page);
     }
     if page.rows.is_empty() {
         return print(&format!("no {what}\n"));
     }
-    let rows = page.rows.iter().map(|row| [vec![row.number().to_string()], row.cells()].concat());
+    let rows = page.rows.iter().map(|row| [vec![row.id()], row.cells()].concat());
     let mut text = table(&[&["ID"], T::NAMES].concat(), rows);
-    if let Some(id) = page.next {
+    if let Some(id) = &page.next {
         text += &format!("there are more: {next} {id}\n");
     }
     print(&text)
@@ -68,7 +74,7 @@ pub(super) fn detail<T: Columns>(detail: &Detail<T>, json: bool) -> anyhow::Resu
 
 /// Prints what became of an order, and fails if something was not done that should have been. `done` says what was done, such as
 /// `discarded`.
-pub(super) fn report<T: Columns>(report: &Report<T>, json: bool, done: &str) -> anyhow::Result<()> {
+pub(super) fn report<T: Columns, I: Display + Serialize>(report: &Report<T, I>, json: bool, done: &str) -> anyhow::Result<()> {
     if json {
         document(report)?;
     } else {
@@ -87,7 +93,7 @@ pub(super) fn report<T: Columns>(report: &Report<T>, json: bool, done: &str) -> 
     }
 }
 
-fn reported<T: Columns>(report: &Report<T>, done: &str) -> String {
+fn reported<T: Columns, I: Display>(report: &Report<T, I>, done: &str) -> String {
     if report.rows.is_empty() {
         return "no such row: nothing to do\n".to_owned();
     }

@@ -57,8 +57,8 @@ impl Columns for WaitingEvent {
         ]
     }
 
-    fn number(&self) -> i64 {
-        self.id
+    fn id(&self) -> String {
+        self.id.to_string()
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {

@@ -4,7 +4,7 @@ use super::{Micros, Repeats};
 use crate::calendar::{Missed, Repeat};
 use crate::store::Pool;
 use crate::store::error::{Unavailable, describe};
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, GenericClient, Row, Statement};
 
 /// Statistics from when the table was nearly empty must not decide how a million due jobs are found. The timeouts end what a frozen replica
 /// has left open.
@@ -18,7 +18,7 @@ const CLAIM_REPEATING: &str = "\
     WHERE repeats AND due <= now() ORDER BY due LIMIT $1 FOR UPDATE SKIP LOCKED";
 
 /// Publishes events of jobs that this transaction has locked, and moves the jobs on.
-pub(super) const FIRE_LOCKED: &str = "SELECT tidemill.fire_locked_jobs($1, $2, $3, $4, $5)";
+pub(in crate::store) const FIRE_LOCKED: &str = "SELECT tidemill.fire_locked_jobs($1, $2, $3, $4, $5)";
 
 /// Repeating jobs claimed at once.
 const REPEATING: i64 = 100;
@@ -107,7 +107,7 @@ impl JobsDue {
 }
 
 /// A job that this transaction has locked.
-pub(super) struct Claimed {
+pub(in crate::store) struct Claimed {
     app: String,
     name: String,
     due: i64,
@@ -117,7 +117,8 @@ pub(super) struct Claimed {
 }
 
 impl Claimed {
-    pub(super) fn read(row: &Row) -> Self {
+    /// Of a row whose first columns are those of a claim.
+    pub(in crate::store) fn read(row: &Row) -> Self {
         let (due, now): (Micros, Micros) = (row.get(2), row.get(7));
         let repeats = match (row.get::<_, Option<i64>>(3), row.get(4), row.get(5)) {
             (Some(period), _, _) => Some(Repeats::Every(period)),
@@ -127,11 +128,16 @@ impl Claimed {
         let missed = Missed::named(row.get(6)).unwrap_or(Missed::Once);
         Self { app: row.get(0), name: row.get(1), due: due.0, repeats, missed, now: now.0 }
     }
+
+    /// Why its next time cannot be computed, if it cannot.
+    pub(in crate::store) fn spoilt(&self) -> Option<String> {
+        self.repeats.as_ref().and_then(|repeats| repeats.parse().err())
+    }
 }
 
 /// What a transaction fires of the jobs that it has locked.
 #[derive(Default)]
-pub(super) struct Round {
+pub(in crate::store) struct Round {
     apps: Vec<String>,
     names: Vec<String>,
     nexts: Vec<Option<Micros>>,
@@ -142,7 +148,7 @@ pub(super) struct Round {
 }
 
 impl Round {
-    pub(super) fn add(&mut self, job: Claimed) {
+    pub(in crate::store) fn add(&mut self, job: Claimed) {
         let planned = job.repeats.as_ref().map(Repeats::parse).transpose();
         let (fire, next) = match planned {
             Ok(Some(repeat)) => {
@@ -166,7 +172,11 @@ impl Round {
         }
     }
 
-    pub(super) async fn write(&self, client: &Client, statement: &Statement) -> Result<(), tokio_postgres::Error> {
+    pub(in crate::store) async fn write(
+        &self,
+        client: &impl GenericClient,
+        statement: &Statement,
+    ) -> Result<(), tokio_postgres::Error> {
         if self.apps.is_empty() {
             return Ok(());
         }

@@ -2,19 +2,17 @@
 //!
 //! - `columns`: what a unit schedules, as the parameters of one call
 //! - `due`: what the trigger does: firing
-//! - `now`: firing one by name
 //! - `times`: `timestamptz` in microseconds, exactly
 //!
 //! The rules are in SQL functions of the migration: one call each, so a replica that ends in the middle leaves nothing half done.
 
 mod columns;
 mod due;
-mod now;
 mod times;
 
 pub(super) use columns::{JobColumns, SCHEDULE};
+pub(super) use due::{Claimed, FIRE_LOCKED, Round};
 pub use due::{Fired, JobsDue, Spoilt};
-pub use now::run_now;
 pub(super) use times::Micros;
 
 use super::outbox::Envelope;

@@ -119,9 +119,9 @@ fn action(row: &Row) -> Action {
 }
 
 /// Writes one line for each row that `order` has changed: its name (`dead-letter/7`) and what else to know.
-pub(super) async fn record(
+pub(super) async fn record<F>(
     transaction: &Transaction<'_>,
-    order: &Order,
+    order: &Order<F>,
     action: &str,
     rows: &[(String, serde_json::Value)],
 ) -> Result<(), OperateError> {

@@ -14,20 +14,20 @@ const STEP: usize = 100;
 
 /// What an operator wants done.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct Order<F = Filter> {
     /// Who.
     pub actor: Actor,
     /// With which rows.
-    pub filter: Filter,
+    pub filter: F,
     /// Only say what would be done.
     pub dry_run: bool,
 }
 
 /// What became of one row.
 #[derive(Debug, Clone, Serialize)]
-pub struct Outcome<T> {
-    /// Its number.
-    pub id: i64,
+pub struct Outcome<T, I = i64> {
+    /// Its number, or what else it is known by.
+    pub id: I,
     /// One word, such as `queued`.
     pub outcome: &'static str,
     /// Whether that is what was ordered.
@@ -41,26 +41,26 @@ pub struct Outcome<T> {
     pub row: Option<T>,
 }
 
-impl<T> Outcome<T> {
+impl<T, I> Outcome<T, I> {
     /// What was ordered was done.
-    pub(super) fn done(id: i64, outcome: &'static str, detail: Option<String>, row: T) -> Self {
+    pub(super) fn done(id: I, outcome: &'static str, detail: Option<String>, row: T) -> Self {
         Self { id, outcome, changed: true, failed: false, detail, row: Some(row) }
     }
 
     /// Nothing was done, and nothing has to be.
-    pub(super) fn left(id: i64, outcome: &'static str, detail: String, row: T) -> Self {
+    pub(super) fn left(id: I, outcome: &'static str, detail: String, row: T) -> Self {
         Self { id, outcome, changed: false, failed: false, detail: Some(detail), row: Some(row) }
     }
 
     /// Nothing was done, though it should have been.
-    pub(super) fn failed(id: i64, outcome: &'static str, detail: impl Into<String>, row: Option<T>) -> Self {
+    pub(super) fn failed(id: I, outcome: &'static str, detail: impl Into<String>, row: Option<T>) -> Self {
         Self { id, outcome, changed: false, failed: true, detail: Some(detail.into()), row }
     }
 }
 
 /// What became of an order.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report<T> {
+pub struct Report<T, I = i64> {
     /// Its name, as in `tidemill.actions`.
     pub action: &'static str,
     /// Whether all of it was only tried.
@@ -72,10 +72,10 @@ pub struct Report<T> {
     /// Whether more rows were meant than one call changes: repeat it.
     pub more: bool,
     /// The rows, oldest first.
-    pub rows: Vec<Outcome<T>>,
+    pub rows: Vec<Outcome<T, I>>,
 }
 
-impl<T> Report<T> {
+impl<T, I> Report<T, I> {
     /// Counts the rows anew.
     pub fn count(&mut self) {
         self.changed = self.rows.iter().filter(|row| row.changed).count();
@@ -85,7 +85,7 @@ impl<T> Report<T> {
 
 /// One kind of change.
 #[async_trait]
-pub(super) trait Step: Sync {
+pub(super) trait Step<I: Send + Sync = i64, F: Sync = Filter>: Sync {
     /// What is shown of a row.
     type Row: Send;
     /// Its name in `tidemill.actions`.
@@ -95,9 +95,9 @@ pub(super) trait Step: Sync {
     async fn step(
         &self,
         transaction: &Transaction<'_>,
-        ids: &[i64],
-        order: &Order,
-    ) -> Result<Vec<Outcome<Self::Row>>, OperateError>;
+        ids: &[I],
+        order: &Order<F>,
+    ) -> Result<Vec<Outcome<Self::Row, I>>, OperateError>;
 }
 
 impl Session {
@@ -108,7 +108,23 @@ impl Session {
         order: &Order,
     ) -> Result<Report<S::Row>, OperateError> {
         let (chosen, more) = self.chosen(table, &order.filter).await?;
-        let mut rows = missing(table, &order.filter, &chosen, more);
+        let rows = missing(table, &order.filter, &chosen, more);
+        self.steps(step, order, (chosen, more), rows).await
+    }
+
+    /// Changes the rows that were chosen (and says whether there are more), step by step; `rows` is what is said already.
+    pub(super) async fn steps<I, F, S>(
+        &mut self,
+        step: &S,
+        order: &Order<F>,
+        (chosen, more): (Vec<I>, bool),
+        mut rows: Vec<Outcome<S::Row, I>>,
+    ) -> Result<Report<S::Row, I>, OperateError>
+    where
+        I: Clone + Ord + Send + Sync,
+        F: Sync,
+        S: Step<I, F>,
+    {
         let mut begun = 0;
         for ids in chosen.chunks(STEP) {
             match self.step(step, ids, order).await {
@@ -116,13 +132,13 @@ impl Session {
                 Err(error) if begun == 0 => return Err(error),
                 // What is done is done: say which rows are not.
                 Err(error) => {
-                    rows.extend(chosen[begun..].iter().map(|id| Outcome::failed(*id, "failed", error.to_string(), None)));
+                    rows.extend(chosen[begun..].iter().map(|id| Outcome::failed(id.clone(), "failed", error.to_string(), None)));
                     break;
                 }
             }
             begun += ids.len();
         }
-        rows.sort_by_key(|row| row.id);
+        rows.sort_by(|one, other| one.id.cmp(&other.id));
         let mut report = Report { action: S::ACTION, dry_run: order.dry_run, changed: 0, failed: 0, more, rows };
         report.count();
         if !order.dry_run {
@@ -137,7 +153,12 @@ impl Session {
         Ok(report)
     }
 
-    async fn step<S: Step>(&mut self, step: &S, ids: &[i64], order: &Order) -> Result<Vec<Outcome<S::Row>>, OperateError> {
+    async fn step<I, F, S>(&mut self, step: &S, ids: &[I], order: &Order<F>) -> Result<Vec<Outcome<S::Row, I>>, OperateError>
+    where
+        I: Send + Sync,
+        F: Sync,
+        S: Step<I, F>,
+    {
         let transaction = self.client.transaction().await?;
         let done = step.step(&transaction, ids, order).await?;
         match order.dry_run {

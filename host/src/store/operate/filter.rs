@@ -9,11 +9,11 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 
 /// Rows of a page, if nobody says.
-const PAGE: u32 = 50;
+pub(super) const PAGE: u32 = 50;
 /// Rows of a page at most.
-const LARGEST_PAGE: u32 = 1_000;
+pub(super) const LARGEST_PAGE: u32 = 1_000;
 /// Rows that one call changes at most.
-const LARGEST_CHANGE: u32 = 10_000;
+pub(super) const LARGEST_CHANGE: u32 = 10_000;
 
 /// Which rows. All conditions that are given have to hold; a row passes an empty filter.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +64,7 @@ impl Filter {
     }
 
     fn condition(&self, table: &Table) -> Result<Condition, OperateError> {
-        let mut condition = Condition { sql: "true".to_owned(), params: Vec::new() };
+        let mut condition = Condition::none();
         if !self.ids.is_empty() {
             condition.add("r.id = ANY($?)", self.ids.clone());
         }
@@ -112,7 +112,8 @@ impl Filter {
     }
 }
 
-fn limit(given: Option<u32>, usual: u32, most: u32) -> Result<usize, OperateError> {
+/// The limit that was given, or the usual one.
+pub(super) fn limit(given: Option<u32>, usual: u32, most: u32) -> Result<usize, OperateError> {
     let limit = given.unwrap_or(usual);
     if !(1..=most).contains(&limit) {
         return Err(OperateError::Invalid(format!("the limit is {limit}; it goes from 1 to {most}")));
@@ -147,30 +148,46 @@ impl Table {
     }
 }
 
-struct Condition {
-    sql: String,
+/// Conditions in SQL, and their values.
+pub(super) struct Condition {
+    pub(super) sql: String,
     params: Vec<Box<dyn ToSql + Sync + Send>>,
 }
 
 impl Condition {
+    /// None yet.
+    pub(super) fn none() -> Self {
+        Self { sql: "true".to_owned(), params: Vec::new() }
+    }
+
     /// Adds a condition; `$?` in it stands for the value.
-    fn add(&mut self, sql: &str, value: impl ToSql + Sync + Send + 'static) {
+    pub(super) fn add(&mut self, sql: &str, value: impl ToSql + Sync + Send + 'static) {
         self.params.push(Box::new(value));
         self.sql += &format!(" AND {}", sql.replace("$?", &format!("${}", self.params.len())));
     }
 
-    fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+    /// Adds a condition on several values; the first `$?` stands for the first of them.
+    pub(super) fn add_each<const N: usize>(&mut self, sql: &str, values: [Box<dyn ToSql + Sync + Send>; N]) {
+        let mut sql = sql.to_owned();
+        for value in values {
+            self.params.push(value);
+            sql = sql.replacen("$?", &format!("${}", self.params.len()), 1);
+        }
+        self.sql += &format!(" AND {sql}");
+    }
+
+    pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
         self.params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect()
     }
 }
 
 /// Some rows, oldest first.
 #[derive(Debug, Clone, Serialize)]
-pub struct Page<T> {
+pub struct Page<T, N = i64> {
     /// The rows.
     pub rows: Vec<T>,
     /// What to give as `after` (actions: `before`) for the next page; none when this is the last.
-    pub next: Option<i64>,
+    pub next: Option<N>,
 }
 
 impl Session {
@@ -206,10 +223,18 @@ impl Session {
     }
 }
 
-/// A time as operators write it: RFC 3339, or how long ago (`2h`, `30m ago`).
+/// A time as operators write it: RFC 3339, how long ago (`2h`, `30m ago`), or how far ahead (`in 2h`).
 pub fn parse_when(text: &str) -> Result<Timestamp, String> {
     let text = text.trim();
-    let wrong = || format!("`{text}` is no time such as `2026-02-10T09:30:00Z`, nor how long ago, such as `2h`");
+    let wrong = || {
+        format!(
+            "`{text}` is no time such as `2026-02-10T09:30:00Z`, nor how long ago, such as `2h`, nor how far ahead, such as `in 2h`"
+        )
+    };
+    if let Some(ahead) = text.strip_prefix("in ") {
+        let ahead = parse_duration(ahead.trim_start()).ok().and_then(|ahead| SignedDuration::try_from(ahead).ok());
+        return ahead.and_then(|ahead| Timestamp::now().checked_add(ahead).ok()).ok_or_else(wrong);
+    }
     let ago = text.strip_suffix("ago").map_or(text, str::trim_end);
     match parse_duration(ago) {
         Ok(ago) => {
@@ -231,7 +256,9 @@ mod tests {
             let ago = Timestamp::now().duration_since(parse_when(text).unwrap());
             assert!((7_199..7_300).contains(&ago.as_secs()), "{text}: {ago}");
         }
-        for text in ["", "yesterday", "2026-02-10", "2", "ago", "-2h", "99999999999d"] {
+        let ahead = parse_when("in 2h").unwrap().duration_since(Timestamp::now());
+        assert!((7_100..7_201).contains(&ahead.as_secs()), "{ahead}");
+        for text in ["", "yesterday", "2026-02-10", "2", "ago", "-2h", "in", "in 2", "in 99999999999d", "99999999999d"] {
             assert!(parse_when(text).is_err(), "{text}");
         }
     }

@@ -1,6 +1,6 @@
 //! The operator's hands: events that wait, dead letters and stuck outbox rows can be looked at, and it can be decided what becomes of them.
 //!
-//! - `waiting`, `dead_letters`, `outbox`: one table each: list, show, change
+//! - `waiting`, `dead_letters`, `outbox`, `jobs`: one table each: list, show, change
 //! - `replays`: what became of the replays that were ordered
 //! - `actions`: who did what; every change writes there in its own transaction
 //! - `filter`: which rows; `change`: the way that all changes go; `view`: how bytes and times are shown
@@ -12,6 +12,7 @@ mod actions;
 mod change;
 mod dead_letters;
 mod filter;
+mod jobs;
 mod outbox;
 mod replays;
 mod view;
@@ -21,6 +22,7 @@ pub use actions::{Action, ActionFilter, Actor, Via};
 pub use change::{Order, Outcome, Report};
 pub use dead_letters::{DeadLetter, Discard, Replay};
 pub use filter::{Filter, Page, parse_when};
+pub use jobs::{CancelJobs, Job, JobCursor, JobFilter, JobId, RunJobs};
 pub use outbox::{OutboxDiscard, OutboxEntry, OutboxRetry};
 pub use replays::ReplayState;
 pub use view::{Bytes, Detail, Header, Time};

@@ -38,8 +38,9 @@ impl Unit {
     /// Writes jobs and outbox rows and learns the transaction's id, without ending the transaction.
     async fn flush(&mut self) -> Result<(), StatementError> {
         let (events, waiting) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.waiting));
+        // A unit with a key has its id from the start and does not come here.
         let jobs = std::mem::take(&mut self.jobs);
-        let ending = Ending::new(JobColumns::new(&self.context.schema, &self.context.handler, &jobs), &events, &waiting);
+        let ending = Ending::new(JobColumns::new(&self.context.schema, &self.context.handler, &jobs), &events, &waiting, None);
         let (began, assumed, scope) = (self.began, self.assumed, self.context.scope);
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let client = &connection.client;
@@ -62,10 +63,10 @@ impl Unit {
 
     /// The trip with COMMIT. Returns the earliest due time of the unit's jobs.
     async fn finish(mut self) -> Result<Option<i64>, CommitError> {
-        let (events, waiting) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.waiting));
+        let (events, waiting, key) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.waiting), self.key.take());
         let jobs = std::mem::take(&mut self.jobs);
         let context = self.context.clone();
-        let ending = Ending::new(JobColumns::new(&context.schema, &context.handler, &jobs), &events, &waiting);
+        let ending = Ending::new(JobColumns::new(&context.schema, &context.handler, &jobs), &events, &waiting, key.as_ref());
         let assumed = self.assumed;
         let Some(mut lease) = self.lease.take() else {
             return Err(CommitError::Failed("the unit lost its connection".to_owned()));
@@ -143,18 +144,20 @@ impl Unit {
             lease.give_back();
             return;
         }
-        // In the background: the caller's answer need not wait for it, and COMMIT was never sent.
-        let busy = self.busy;
+        let (busy, claimed) = (self.busy, self.has_key());
         // A plan that a migration has made useless stays so: the connection forgets its statements by ending.
         let stale = self.doomed.as_ref().is_some_and(|error| error.sqlstate.as_deref() == Some("0A000"));
         let tls = self.pool.tls();
-        tokio::spawn(async move {
+        let ended = tokio::spawn(async move {
             let connection = lease.connection();
             if busy {
                 // A cancel request may arrive late, and would hit whoever has the connection then: it is not used again.
                 let cancelled = tokio::time::timeout(PATIENCE, connection.cancel.cancel_query(tls)).await;
                 if let Ok(Err(error)) = cancelled {
                     tracing::debug!(error = %describe(&error), "a statement could not be cancelled");
+                }
+                if claimed {
+                    let _ = tokio::time::timeout(PATIENCE, connection.client.batch_execute("ROLLBACK")).await;
                 }
                 return;
             }
@@ -164,6 +167,11 @@ impl Unit {
                 lease.give_back();
             }
         });
+        // In the background: the caller's answer need not wait for it, and COMMIT was never sent. But whoever is told that a request failed
+        // may repeat it at once, and must find its key free.
+        if claimed {
+            let _ = ended.await;
+        }
     }
 }
 

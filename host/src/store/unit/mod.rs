@@ -5,6 +5,7 @@
 //! in an aborted transaction everything after the error fails with 25P02, except COMMIT, which answers as if nothing were wrong. So a
 //! unit counts as committed only if no statement of it failed and the one directly before COMMIT succeeded.
 
+mod claim;
 mod end;
 mod jobs;
 mod statements;
@@ -20,6 +21,7 @@ use super::jobs::JobRow;
 use super::outbox::Envelope;
 use super::waiting::{Claim, Consumer, Parked};
 use super::{Lease, Pool};
+use claim::ClaimedKey;
 use futures_util::future;
 use statements::{Opening, RESUME, XID, collect};
 use std::collections::HashSet;
@@ -43,6 +45,8 @@ pub struct Unit {
     xid: Option<String>,
     outbox: Vec<Envelope>,
     waiting: WaitingChanges,
+    /// The `Idempotency-Key` that this unit has claimed.
+    key: Option<ClaimedKey>,
     jobs: Vec<JobRow>,
     /// How many jobs were scheduled and cancelled so far.
     jobs_changed: usize,
@@ -67,6 +71,7 @@ impl Unit {
             xid: None,
             outbox: Vec::new(),
             waiting: WaitingChanges::default(),
+            key: None,
             jobs: Vec::new(),
             jobs_changed: 0,
             due: None,

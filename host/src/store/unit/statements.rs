@@ -1,7 +1,9 @@
 //! The host's own statements around a handler's, and how they travel together.
 
+use super::claim::ClaimedKey;
 use super::types::{Param, Rows, UnitContext, WaitingChanges};
 use crate::store::error::{StatementError, StatementErrorKind as Kind, describe};
+use crate::store::idempotency::{self, Answered};
 use crate::store::inbox;
 use crate::store::jobs::{self, JobColumns};
 use crate::store::outbox::{self, Columns, Envelope};
@@ -26,6 +28,7 @@ const RESUME_WAITING: &str = "SELECT id FROM tidemill.waiting WHERE id = $1 AND 
 const DONE: &str = "SELECT tidemill.done($1)";
 const TRUST: &str = "DELETE FROM tidemill.single_attempts WHERE scope = $1 AND topic = $2 AND sha256(key) = sha256($3)";
 pub(super) const XID: &str = "SELECT pg_current_xact_id_if_assigned()::text";
+const ASSIGN_XID: &str = "SELECT pg_current_xact_id()::text";
 /// The database's clock decides about jobs.
 const MOMENT: &str = "SELECT clock_timestamp()";
 const CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
@@ -98,6 +101,9 @@ pub(in crate::store) struct HostStatements {
     pub(super) note: Statement,
     pub(super) held: Statement,
     pub(super) claimed: Statement,
+    pub(super) claim_lock: Statement,
+    pub(super) claim_find: Statement,
+    pub(super) claim_xid: Statement,
     pub(super) xid: Statement,
     assume: Statement,
     pub(super) constraints: Statement,
@@ -106,6 +112,7 @@ pub(in crate::store) struct HostStatements {
     park: Statement,
     done: Statement,
     trust: Statement,
+    keep: Statement,
     schedule: Statement,
     pub(super) cancel: Statement,
     pub(super) job: Statement,
@@ -122,6 +129,9 @@ impl HostStatements {
         let [held, claimed, park, done, trust] =
             [inbox::HELD, RESUME_WAITING, waiting::PARK, DONE, TRUST].map(|text| client.prepare(text));
         let (held, claimed, park, done, trust) = future::try_join5(held, claimed, park, done, trust).await?;
+        let [claim_lock, claim_find, claim_xid, keep] =
+            [idempotency::LOCK, idempotency::FIND, ASSIGN_XID, idempotency::KEEP].map(|text| client.prepare(text));
+        let (claim_lock, claim_find, claim_xid, keep) = future::try_join4(claim_lock, claim_find, claim_xid, keep).await?;
         let [schedule, cancel, job, moment] = [jobs::SCHEDULE, jobs::CANCEL, jobs::GET, MOMENT].map(|text| client.prepare(text));
         let (schedule, cancel, job, moment) = future::try_join4(schedule, cancel, job, moment).await?;
         Ok(Self {
@@ -129,6 +139,9 @@ impl HostStatements {
             note,
             held,
             claimed,
+            claim_lock,
+            claim_find,
+            claim_xid,
             xid,
             assume,
             constraints,
@@ -137,6 +150,7 @@ impl HostStatements {
             park,
             done,
             trust,
+            keep,
             schedule,
             cancel,
             job,
@@ -144,8 +158,8 @@ impl HostStatements {
         })
     }
 
-    /// Sends the end of a unit in the one lock order: constraints, jobs, key locks, rows. The first error is the one that counts. Returns
-    /// the earliest due time of the scheduled jobs.
+    /// Sends the end of a unit in the one lock order: constraints, jobs, the answer under its key (which nobody else writes), key
+    /// locks, rows. The first error is the one that counts. Returns the earliest due time of the scheduled jobs.
     pub(super) async fn flush(
         &self,
         client: &tokio_postgres::Client,
@@ -156,6 +170,12 @@ impl HostStatements {
         let resume = async {
             match resume {
                 Some(resume) => client.query_one(resume, &[]).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let keep = async {
+            match &ending.answered {
+                Some(answered) => client.execute(&self.keep, &answered.params()).await.map(drop),
                 None => Ok(()),
             }
         };
@@ -174,9 +194,11 @@ impl HostStatements {
         };
         let rows = future::join(self.flush_waiting(client, ending), insert);
         let jobs = self.schedule(client, &ending.jobs);
-        let (constraints, resume, jobs, locks, (waiting, insert)) = future::join5(constraints, resume, jobs, locks, rows).await;
+        let kept = future::join(jobs, keep);
+        let (constraints, resume, (jobs, keep), locks, (waiting, insert)) =
+            future::join5(constraints, resume, kept, locks, rows).await;
         let due = constraints.and(resume.and(jobs))?;
-        locks.and(waiting).and(insert).map(|()| due)
+        keep.and(locks).and(waiting).and(insert).map(|()| due)
     }
 
     /// Writes jobs; their earliest due time.
@@ -222,10 +244,16 @@ pub(super) struct Ending<'a> {
     parked: Option<ParkColumns<'a>>,
     done: Option<i64>,
     trusted: Vec<(i32, &'a str, &'a [u8])>,
+    answered: Option<Answered<'a>>,
 }
 
 impl<'a> Ending<'a> {
-    pub(super) fn new(jobs: JobColumns<'a>, events: &'a [Envelope], waiting: &'a WaitingChanges) -> Self {
+    pub(super) fn new(
+        jobs: JobColumns<'a>,
+        events: &'a [Envelope],
+        waiting: &'a WaitingChanges,
+        key: Option<&'a ClaimedKey>,
+    ) -> Self {
         let outbox = Columns::new(events);
         let mut locks = outbox.locks.clone();
         locks.extend(waiting.locks());
@@ -239,10 +267,16 @@ impl<'a> Ending<'a> {
             parked: waiting.parked.as_ref().map(|(consumer, events)| ParkColumns::new(consumer, events)),
             done: waiting.done.as_ref().map(|claim| claim.id),
             trusted: waiting.trusted.iter().map(|(scope, topic, key)| (scope.0, topic.as_str(), key.as_slice())).collect(),
+            answered: key.and_then(|claimed| Some(Answered::new(&claimed.key, claimed.response.as_ref()?))),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.outbox.is_empty() && self.parked.is_none() && self.done.is_none() && self.trusted.is_empty()
+        self.jobs.is_empty()
+            && self.outbox.is_empty()
+            && self.parked.is_none()
+            && self.done.is_none()
+            && self.trusted.is_empty()
+            && self.answered.is_none()
     }
 }

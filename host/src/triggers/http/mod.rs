@@ -1,12 +1,16 @@
-//! The public port: match the route, verify the token, take a permit, run the handler, send what it answered.
+//! The public port: match the route, verify the token, take a permit, run the handler, send what it answered; of a request that was sent
+//! again with its `Idempotency-Key`, what it answered before.
 //!
 //! Every error is a problem of RFC 9457, every answer carries the request and correlation ids.
 
 pub mod auth;
 mod ids;
+mod key;
+mod upkeep;
 
 pub use crate::problem::Problem;
 pub use auth::Verifier;
+pub use upkeep::forget;
 
 use crate::bindings::http::Request as GuestRequest;
 use crate::engine::{Answer, Call, Engine, Failure, Match, Origin, Registry, RouteError};
@@ -74,11 +78,13 @@ impl HttpTrigger {
         let name = found.handler.name.to_string();
         let blame = |problem| (name.clone(), problem);
         let subject = self.subject(&found, &parts.headers).map_err(blame)?;
+        let key = key::given(&parts.method, &parts.headers).map_err(blame)?;
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| blame(overloaded()))?;
         let limit = usize::try_from(found.handler.manifest.limits.body).unwrap_or(usize::MAX);
         // Whoever sends too slowly must not hold a permit for ever.
         let arrived = tokio::time::timeout(found.handler.manifest.limits.wall, read_body(body, limit)).await;
         let body = arrived.unwrap_or_else(|_| Err(too_slow())).map_err(blame)?;
+        let key = key.map(|key| key::of_request(key, &parts, &found, subject.as_deref(), &body));
         let guest = GuestRequest {
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
@@ -95,6 +101,7 @@ impl HttpTrigger {
             subject: subject.unwrap_or_default(),
             correlation_id: ids.correlation.clone(),
             causes: vec![ids.cause()],
+            key,
             rehearse: false,
         };
         // In a task of its own: a caller that goes away must not cut a commit in two.
@@ -106,7 +113,12 @@ impl HttpTrigger {
         });
         match invoked.await {
             Ok(Ok(Answer::Http(response))) => to_response(response).map(|response| (name.clone(), response)).map_err(blame),
+            Ok(Ok(Answer::Replayed(response))) => {
+                to_response(response).map(|response| (name.clone(), replayed(response))).map_err(blame)
+            }
             Ok(Ok(Answer::Events { .. })) | Err(_) => Err(blame(Problem::internal())),
+            // What callers do, not what a handler did.
+            Ok(Err(failure @ (Failure::Outstanding | Failure::KeyReused))) => Err(blame(problem_of(&failure))),
             Ok(Err(failure)) => {
                 tracing::warn!(handler = name, revision = %found.handler.revision, kind = failure.kind(), request_id = ids.request,
                     correlation_id = ids.correlation, "{} {} failed: {failure}", parts.method, found.route);
@@ -175,9 +187,9 @@ fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Headers about the connection are the host's.
-const HOSTS_OWN: [HeaderName; 5] =
-    [header::CONTENT_LENGTH, header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER];
+/// Headers about the connection are the host's, and so is the word that an answer is one of before.
+const HOSTS_OWN: [HeaderName; 6] =
+    [header::CONTENT_LENGTH, header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER, key::REPLAYED];
 
 fn to_response(answer: crate::bindings::http::Response) -> Result<Response, Problem> {
     let status = StatusCode::from_u16(answer.status).map_err(|_| Problem::internal())?;
@@ -195,6 +207,11 @@ fn to_response(answer: crate::bindings::http::Response) -> Result<Response, Prob
     Ok(response)
 }
 
+fn replayed(mut response: Response) -> Response {
+    response.headers_mut().insert(key::REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
 /// What a caller may know of a failure. The rest is in the log, under the same request id.
 fn problem_of(failure: &Failure) -> Problem {
     let failed = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "handler-failed", "The handler failed; nothing was kept");
@@ -205,6 +222,9 @@ fn problem_of(failure: &Failure) -> Problem {
         | Failure::Returned { .. }
         | Failure::Alone { .. }
         | Failure::Overflow { .. } => failed(),
+        Failure::Outstanding => key::outstanding(),
+        Failure::KeyReused => key::reused(),
+        Failure::Unkeepable { .. } => key::unkeepable(failure.to_string()),
         // Which one is in the log: its text may hold a statement.
         Failure::Limit(_) | Failure::Cpu(_) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "limit-exceeded", "The handler exceeded a limit; nothing was kept")
@@ -227,6 +247,8 @@ fn problem_of(failure: &Failure) -> Problem {
             "outcome-unknown",
             "The connection to the database broke at the commit; the change may or may not have been made",
         )
-        .detail("look before you repeat the request"),
+        .detail(
+            "repeat the request with the same Idempotency-Key to learn its outcome; if it had none, look before you repeat it",
+        ),
     }
 }

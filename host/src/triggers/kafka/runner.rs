@@ -114,7 +114,7 @@ impl Runner {
         let items: Vec<Item> = works.iter_mut().filter_map(Work::item).collect();
         let causes: Vec<_> = items.iter().map(|item| cloudevent::cause(&item.event)).collect();
         let correlation_id = causes.iter().find_map(|cause| cause.correlation_id.clone()).unwrap_or_default();
-        let origin = Origin { subject: String::new(), correlation_id, causes, rehearse };
+        let origin = Origin { subject: String::new(), correlation_id, causes, key: None, rehearse };
         let call = Call::Events(Batch { consumer: consumer.clone(), fence, items });
         // In a task of its own: neither a panic nor the end of the caller may cut a commit in two.
         let (engine, invoked) = (self.trigger.engine.clone(), handler.clone());
@@ -128,7 +128,9 @@ impl Runner {
         };
         match tokio::spawn(invocation).await {
             Ok(Ok(Answer::Events { handled, parked })) => Ok(Done { handled, parked }),
-            Ok(Ok(Answer::Http(_))) => Err(Failure::Trap("the engine answered a batch with a response".to_owned())),
+            Ok(Ok(Answer::Http(_) | Answer::Replayed(_))) => {
+                Err(Failure::Trap("the engine answered a batch with a response".to_owned()))
+            }
             Ok(Err(failure)) => Err(failure),
             Err(error) => Err(Failure::Trap(format!("the host failed while it ran: {error}"))),
         }

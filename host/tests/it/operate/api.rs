@@ -9,7 +9,7 @@ use crate::support::{Answer, World};
 const TOKEN: &str = "an-admin-token-for-tests-0123456789abcdef";
 
 /// A running host; with the admin token or without one.
-async fn hosted(token: bool) -> Site {
+pub async fn hosted(token: bool) -> Site {
     let mut world = World::probe(crate::support::Kind::Embedded).await.env("TIDEMILL_LOG", "debug");
     if token {
         world = world.env("TIDEMILL_ADMIN_TOKEN", TOKEN);
@@ -23,11 +23,11 @@ impl Site {
         reqwest::Client::builder().no_proxy().build().unwrap().request(method.parse().unwrap(), url)
     }
 
-    async fn get(&mut self, path: &str) -> Answer {
+    pub async fn get(&mut self, path: &str) -> Answer {
         Answer::read(self.request("GET", path).bearer_auth(TOKEN).send().await.unwrap()).await
     }
 
-    async fn post(&mut self, path: &str, body: Json) -> Answer {
+    pub async fn post(&mut self, path: &str, body: Json) -> Answer {
         let request = self.request("POST", path).bearer_auth(TOKEN).header("x-tidemill-actor", "carol").json(&body);
         Answer::read(request.send().await.unwrap()).await
     }

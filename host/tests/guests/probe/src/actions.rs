@@ -34,9 +34,7 @@ fn run(step: &str, body: &Json, request: &Request) -> Response {
     match step {
         "ok" => respond(200, &seen_request(request)),
         "insert" => insert(body),
-        "status" => {
-            respond(body["status"].as_u64().and_then(|status| status.try_into().ok()).unwrap_or(400), &json!({ "asked": true }))
-        }
+        "status" => status(body),
         "swallow" => swallow(),
         "query" => query("SELECT count(*) FROM rows", &[]),
         "sql" => sql_from(body),
@@ -59,6 +57,19 @@ fn run(step: &str, body: &Json, request: &Request) -> Response {
 
 pub(crate) fn respond(status: u16, body: &Json) -> Response {
     Response { status, headers: vec![("content-type".into(), "application/json".into())], body: body.to_string().into_bytes() }
+}
+
+/// The status that was asked for, with headers and as many bytes if those were asked for as well.
+fn status(body: &Json) -> Response {
+    let status = body["status"].as_u64().and_then(|status| status.try_into().ok()).unwrap_or(400);
+    let mut response = respond(status, &json!({ "asked": true }));
+    for (name, value) in body["headers"].as_object().into_iter().flatten() {
+        response.headers.push((name.clone(), value.as_str().unwrap_or_default().to_owned()));
+    }
+    if let Some(bytes) = body["bytes"].as_u64() {
+        response.body = (0..bytes).map(|n| (n % 256) as u8).collect();
+    }
+    response
 }
 
 /// What the host said about the request, and what the sandbox lets the guest see of the world.
