@@ -1,7 +1,8 @@
 //! Events as the columns of the audit trail: reading, apart from writing, so that it is tested without a host.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use std::fmt;
 use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::Value as Sql};
 
 /// The rows to write, column by column, as `unnest` takes them.
@@ -51,15 +52,14 @@ fn data(event: &Event) -> Option<String> {
 
 /// Whom and what an event is about, once it is sure that the table takes it.
 fn subject(event: &Event) -> Result<Subject, Failure> {
-    let data: Value = event.data()?;
-    let subject = Subject::deserialize(&data).map_err(|error| event.reject_data(error))?;
+    let subject: Subject = event.data()?;
     if subject.user_id.is_empty() {
         return Err(event.reject_data("user_id is empty"));
     }
     let attributes = [event.source(), event.id(), event.event_type(), event.correlation_id().unwrap_or_default()];
     // Everything that the table would refuse is rejected here. One such row would fail the statement, and with it the whole batch:
     // PostgreSQL keeps U+0000 neither in text nor in jsonb.
-    if attributes.iter().any(|text| text.contains('\0')) || has_nul(&data) {
+    if attributes.iter().any(|text| text.contains('\0')) || event.data::<Nul>()?.0 {
         return Err(event.reject_data("the character U+0000 can't be recorded"));
     }
     // Nor does it keep times before 4713 BC.
@@ -69,18 +69,62 @@ fn subject(event: &Event) -> Result<Subject, Failure> {
     Ok(subject)
 }
 
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        _ => false,
+/// Whether a JSON value has U+0000 in any text or name. Reading it as this builds nothing, unlike a `serde_json::Value`.
+struct Nul(bool);
+
+impl<'de> Deserialize<'de> for Nul {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NulVisitor)
+    }
+}
+
+struct NulVisitor;
+
+macro_rules! never {
+    ($($method:ident $type:ty;)*) => {$(
+        fn $method<E: de::Error>(self, _: $type) -> Result<Nul, E> {
+            Ok(Nul(false))
+        }
+    )*};
+}
+
+impl<'de> Visitor<'de> for NulVisitor {
+    type Value = Nul;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    never! { visit_bool bool; visit_i64 i64; visit_u64 u64; visit_f64 f64; }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Nul, E> {
+        Ok(Nul(false))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Nul, E> {
+        Ok(Nul(text.contains('\0')))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Nul, A::Error> {
+        let mut found = false;
+        while let Some(Nul(nul)) = items.next_element()? {
+            found |= nul;
+        }
+        Ok(Nul(found))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Nul, A::Error> {
+        let mut found = false;
+        while let Some((Nul(name), Nul(value))) = members.next_entry()? {
+            found |= name | value;
+        }
+        Ok(Nul(found))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tidemill_sdk::testing;
 
     use super::*;
