@@ -1,9 +1,8 @@
 //! Events as the columns of the audit trail: reading, apart from writing, so that it is tested without a host.
 
 use serde::Deserialize;
-use serde_json::Value;
 use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::Value as Sql};
-use todo::has_nul;
+use todo::Nul;
 
 /// The rows to write, column by column, as `unnest` takes them.
 #[derive(Debug)]
@@ -52,15 +51,14 @@ fn data(event: &Event) -> Option<String> {
 
 /// Whom and what an event is about, once it is sure that the table takes it.
 fn subject(event: &Event) -> Result<Subject, Failure> {
-    let data: Value = event.data()?;
-    let subject = Subject::deserialize(&data).map_err(|error| event.reject_data(error))?;
+    let subject: Subject = event.data()?;
     if subject.user_id.is_empty() {
         return Err(event.reject_data("user_id is empty"));
     }
     let attributes = [event.source(), event.id(), event.event_type(), event.correlation_id().unwrap_or_default()];
     // Everything that the table would refuse is rejected here. One such row would fail the statement, and with it the whole batch:
     // PostgreSQL keeps U+0000 neither in text nor in jsonb.
-    if attributes.iter().any(|text| text.contains('\0')) || has_nul(&data) {
+    if attributes.iter().any(|text| text.contains('\0')) || event.data::<Nul>()?.0 {
         return Err(event.reject_data("the character U+0000 can't be recorded"));
     }
     // Nor does it keep times before 4713 BC.
@@ -72,7 +70,7 @@ fn subject(event: &Event) -> Result<Subject, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tidemill_sdk::testing;
 
     use super::*;

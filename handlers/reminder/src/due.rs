@@ -45,16 +45,15 @@ pub(crate) struct Trail<'a> {
 impl<'a> Due<'a> {
     /// Reads an event; rejects, by name, what can be no reminder and what the audit trail could not keep.
     pub(crate) fn read(event: &'a Event) -> Result<Self, Failure> {
-        let data: Value = event.data()?;
+        let Data { reminder_id, task_id } = event.data()?;
         let attributes = [event.source(), event.id(), event.event_type(), event.correlation_id().unwrap_or_default()];
         // PostgreSQL keeps U+0000 neither in text nor in jsonb.
-        if attributes.iter().any(|text| text.contains('\0')) || todo::has_nul(&data) {
+        if attributes.iter().any(|text| text.contains('\0')) || event.data::<todo::Nul>()?.0 {
             return Err(event.reject_data("the character U+0000 can't be recorded"));
         }
         if !event.time().is_storable() {
             return Err(event.reject("its time is none that a reminder can have"));
         }
-        let Data { reminder_id, task_id } = Data::deserialize(&data).map_err(|error| event.reject_data(error))?;
         Ok(Self { event, reminder_id, task_id })
     }
 

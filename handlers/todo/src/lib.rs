@@ -4,7 +4,10 @@
 
 pub mod calendar;
 pub mod events;
+mod nul;
 pub mod reminders;
+
+pub use nul::Nul;
 
 /// Characters of a user's id, at most; at least one.
 pub const USER_LENGTH: usize = 128;
@@ -32,17 +35,6 @@ pub fn date(text: &str) -> Option<jiff::civil::Date> {
 /// Whether a text is a time of day as tasks have them: `HH:MM`.
 pub fn is_time(text: &str) -> bool {
     matches!(digits(text, "HH:MM").as_deref(), Some([0..=23, 0..=59]))
-}
-
-/// Whether a text or a name anywhere in it has the character U+0000, which PostgreSQL keeps neither in text nor in jsonb.
-pub fn has_nul(value: &serde_json::Value) -> bool {
-    use serde_json::Value;
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        _ => false,
-    }
 }
 
 /// The numbers of a text that has digits where the pattern has letters, and the pattern's signs between them.

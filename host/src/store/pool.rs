@@ -108,10 +108,11 @@ impl Pool {
         let mut target = Target::parse(url, "TIDEMILL_DATABASE_URL")?;
         let config = &mut target.config;
         // The host's own statements have one good plan each; left to itself, PostgreSQL plans the inbox's anew for every batch. A handler's
-        // statements run under `auto`, see the unit.
+        // statements run under `auto`, see the unit. And none of them gains from being compiled, which costs far more than running it: any estimate
+        // far off, such as that of a plan type that is turned off, would have it done at each execution.
         let own = format!(
             "-c lock_timeout={} -c idle_in_transaction_session_timeout={} -c default_transaction_isolation=read\\ committed -c search_path=pg_catalog \
-             -c plan_cache_mode=force_generic_plan",
+             -c plan_cache_mode=force_generic_plan -c jit=off",
             options.lock_timeout.as_millis(),
             options.idle_in_transaction.as_millis(),
         );

@@ -145,7 +145,7 @@ fn array(value: Value, element: &Type) -> Result<Vec<u8>, Misfit> {
     };
     let mut out = bytes::BytesMut::new();
     let dimension = wire::ArrayDimension { len: i32::try_from(elements.len()).map_err(|_| None)?, lower_bound: 1 };
-    let mut misfit = None;
+    let (mut misfit, mut one) = (None, Vec::new());
     let wrote = wire::array_to_sql(
         [dimension],
         element.oid(),
@@ -154,7 +154,7 @@ fn array(value: Value, element: &Type) -> Result<Vec<u8>, Misfit> {
             let Some(value) = value else {
                 return Ok(postgres_protocol::IsNull::Yes);
             };
-            let mut one = Vec::new();
+            one.clear();
             scalar(&value, element, &mut one).map_err(|reason| {
                 misfit = Some(reason);
                 "misfit"
@@ -165,7 +165,7 @@ fn array(value: Value, element: &Type) -> Result<Vec<u8>, Misfit> {
         &mut out,
     );
     match (wrote, misfit) {
-        (Ok(()), _) => Ok(out.to_vec()),
+        (Ok(()), _) => Ok(out.into()),
         (Err(_), Some(reason)) => Err(reason),
         (Err(error), None) => Err(Some(error.to_string())),
     }

@@ -6,7 +6,9 @@ use crate::capabilities::publish::{Cause, is_json};
 use crate::manifest::Payload;
 use crate::store::{Identity, Record, bucket_of};
 use base64::Engine as _;
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The longest `id`, `source` or `type`, in bytes.
@@ -76,13 +78,20 @@ pub(super) fn cause(event: &Event) -> Cause {
     Cause { correlation_id: extension("correlationid"), traceparent: extension("traceparent") }
 }
 
+/// The name of a member, copied only if it is escaped.
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Context attributes in their string form.
+type Attributes<'a> = BTreeMap<Cow<'a, str>, String>;
+
 fn from_json(record: &Record, value: &[u8]) -> Result<Event, String> {
-    let attributes: BTreeMap<String, &RawValue> =
+    let members: BTreeMap<Name<'_>, &RawValue> =
         serde_json::from_slice(value).map_err(|error| format!("it is no JSON object: {error}"))?;
-    let mut text = BTreeMap::new();
+    let mut text = Attributes::new();
     let mut data = None;
-    for (name, raw) in &attributes {
-        match name.as_str() {
+    for (Name(name), raw) in members {
+        match &*name {
             "data" => data = (raw.get() != "null").then(|| raw.get().as_bytes().to_vec()),
             "data_base64" => {
                 let encoded: String = serde_json::from_str(raw.get()).map_err(|_| "`data_base64` is no string".to_owned())?;
@@ -90,8 +99,8 @@ fn from_json(record: &Record, value: &[u8]) -> Result<Event, String> {
                 data = Some(decoded.map_err(|error| format!("`data_base64` is no base64: {error}"))?);
             }
             _ => {
-                if let Some(value) = attribute(name, raw)? {
-                    text.insert(name.clone(), value);
+                if let Some(value) = attribute(&name, raw)? {
+                    text.insert(name, value);
                 }
             }
         }
@@ -108,6 +117,12 @@ fn from_json(record: &Record, value: &[u8]) -> Result<Event, String> {
 
 /// The string form of a context attribute; null counts as absent.
 fn attribute(name: &str, raw: &RawValue) -> Result<Option<String>, String> {
+    // Nearly all are text without an escape, which needs no second parser.
+    if let Some(text) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
+        && !text.contains('\\')
+    {
+        return Ok(Some(text.to_owned()));
+    }
     match serde_json::from_str::<serde_json::Value>(raw.get()) {
         Ok(serde_json::Value::Null) => Ok(None),
         Ok(serde_json::Value::String(text)) => Ok(Some(text)),
@@ -118,7 +133,7 @@ fn attribute(name: &str, raw: &RawValue) -> Result<Option<String>, String> {
 }
 
 fn binary(record: &Record) -> Result<Event, String> {
-    let mut text = BTreeMap::new();
+    let mut text = Attributes::new();
     for (key, value) in &record.headers {
         let key = key.to_ascii_lowercase();
         let name = match (key.strip_prefix("ce_"), key.as_str()) {
@@ -128,12 +143,12 @@ fn binary(record: &Record) -> Result<Event, String> {
         };
         let value =
             std::str::from_utf8(value.as_deref().unwrap_or_default()).map_err(|_| format!("header `{key}` is not UTF-8"))?;
-        text.insert(name.to_owned(), value.to_owned());
+        text.insert(Cow::Owned(name.to_owned()), value.to_owned());
     }
     event(record, text, record.value.clone())
 }
 
-fn event(record: &Record, mut attributes: BTreeMap<String, String>, data: Option<Vec<u8>>) -> Result<Event, String> {
+fn event(record: &Record, mut attributes: Attributes<'_>, data: Option<Vec<u8>>) -> Result<Event, String> {
     match attributes.remove("specversion").as_deref() {
         Some("1.0") => {}
         Some(other) => return Err(format!("its specversion is `{other}`; 1.0 is understood")),
@@ -162,7 +177,7 @@ fn event(record: &Record, mut attributes: BTreeMap<String, String>, data: Option
         subject: attributes.remove("subject"),
         datacontenttype: attributes.remove("datacontenttype"),
         dataschema: attributes.remove("dataschema"),
-        extensions: attributes.into_iter().collect(),
+        extensions: attributes.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
         data,
         topic: record.topic.clone(),
         partition: record.partition,
