@@ -1,7 +1,6 @@
 //! Events as reminders to decide upon, and decisions as rows of the audit trail: pure functions, tested without a host.
 
 use serde::Deserialize;
-use serde_json::Value;
 use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::Value as Sql};
 
 /// An event that a reminder's time has come.
