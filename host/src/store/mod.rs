@@ -4,6 +4,7 @@
 
 mod backlog;
 mod error;
+mod functions;
 mod inbox;
 mod inbox_days;
 mod migrate;
@@ -22,9 +23,10 @@ mod waiting;
 
 pub use backlog::{Beside, Outbox, OutboxRow, Page};
 pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unavailable};
+pub use functions::is_harmless;
 pub use inbox::{Identity, Scope, bucket_of};
 pub use inbox_days::{InboxDays, InboxSpan};
-pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
+pub use migrate::{AppPlan, Consent, HandlerRole, Migration, MigrationOptions, Migrator, Rule, tables_made};
 pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};
 pub use presence::Presence;
