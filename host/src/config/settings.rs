@@ -290,7 +290,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "migration_lock_timeout",
-        flag: Some("lock-timeout"),
+        flag: Some("migration-lock-timeout"),
         env: "TIDEMILL_MIGRATION_LOCK_TIMEOUT",
         value: "DURATION",
         default: Some("5s"),

@@ -115,7 +115,7 @@ async fn transact(
             let holders = holders(client, app, statement).await;
             bail!(
                 "{}: what it needs was in use for {limit:?}{holders}; nothing of this file was changed, and what runs goes on. Repeat it, or wait \
-                 longer with --lock-timeout",
+                 longer with --migration-lock-timeout",
                 place(line)
             );
         }

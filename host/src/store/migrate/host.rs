@@ -59,7 +59,7 @@ pub(super) async fn apply(
 fn failed(migration: &Migration, text: &str, limit: Duration, error: &tokio_postgres::Error) -> anyhow::Error {
     let line = place_of(text, error).map(|line| format!(" (line {line})")).unwrap_or_default();
     let advice = match error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-        true => format!(": what it needs was in use for {limit:?}; repeat it, or wait longer with --lock-timeout"),
+        true => format!(": what it needs was in use for {limit:?}; repeat it, or wait longer with --migration-lock-timeout"),
         false => String::new(),
     };
     anyhow::anyhow!("migration {} of `{APP}`{line}: {}{advice}; nothing was changed", migration.file(), describe(error))

@@ -114,6 +114,16 @@ impl Migrator {
         done
     }
 
+    /// What [`Migrator::run`] would apply, a line each, and what is worth a note; refuses what it would refuse, and changes nothing.
+    pub async fn check(&self, apps: &[AppPlan]) -> anyhow::Result<Vec<String>> {
+        let applied = Applied::read(&self.client).await?;
+        let mut lines = Vec::new();
+        let pending = self.pending(&applied, apps, &mut lines)?;
+        let files = pending.iter().flat_map(|Pending { app, files, .. }| files.iter().map(move |file| (app, file)));
+        lines.extend(files.map(|(app, file)| format!("would apply {} of `{}`", file.file(), app.app)));
+        Ok(lines)
+    }
+
     /// Waits until no other run is under way. Asks again and again: a statement that waited would keep CREATE INDEX CONCURRENTLY of the other run
     /// waiting for its snapshot, and each would wait for the other.
     async fn take_turn(&self) -> anyhow::Result<()> {

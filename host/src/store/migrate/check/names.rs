@@ -140,6 +140,23 @@ impl Reach {
         }
     }
 
+    /// `TABLE x` carries its name as plain texts.
+    fn table_command(&mut self, body: &SetExpr) {
+        match body {
+            SetExpr::Table(table) => {
+                let parts = [&table.schema_name, &table.table_name].into_iter().flatten();
+                let shown = parts.map(String::as_str).collect::<Vec<_>>().join(".");
+                let schema = table.schema_name.as_deref().map(str::to_lowercase);
+                self.objects.push(Reached { schema, shown });
+            }
+            SetExpr::SetOperation { left, right, .. } => {
+                self.table_command(left);
+                self.table_command(right);
+            }
+            _ => {}
+        }
+    }
+
     fn function(&mut self, name: &ObjectName) {
         let parts: Vec<String> = name.0.iter().map(folded).collect();
         let own = match parts.as_slice() {
@@ -164,6 +181,11 @@ impl Visitor for Reach {
 
     fn pre_visit_statement(&mut self, statement: &Tree) -> ControlFlow<()> {
         self.deletes |= matches!(statement, Tree::Delete(_));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.table_command(&query.body);
         ControlFlow::Continue(())
     }
 

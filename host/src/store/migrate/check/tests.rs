@@ -201,6 +201,8 @@ fn c15_other_schemas_need_consent_and_the_hosts_own_gets_none() {
         "CREATE TABLE t (a int[] DEFAULT '{}'::other.kind)",
         "INSERT INTO tasks SELECT * FROM other.t",
         "INSERT INTO \"other\".t VALUES (1)",
+        "INSERT INTO tasks TABLE other.t",
+        "INSERT INTO tasks SELECT * FROM tasks UNION ALL TABLE other.t",
         "UPDATE tasks SET size = (SELECT max(a) FROM OTHER.t)",
         "GRANT SELECT ON other.t TO {{role:orders}}",
         "GRANT USAGE ON SCHEMA other TO {{role:orders}}",
@@ -254,7 +256,11 @@ fn every_rule_is_in_the_documentation() {
 fn the_tables_that_migrations_leave_are_those_made_and_not_dropped() {
     let list = [
         Migration::new(1, "a", "CREATE TABLE one (a int); CREATE TABLE app.Two (a int); CREATE TABLE \"Three\" (a int)"),
-        Migration::new(2, "b", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$; DROP TABLE one; ALTER TABLE two RENAME TO four"),
+        Migration::new(
+            2,
+            "b",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$; DROP TABLE one; ALTER TABLE two RENAME TO four",
+        ),
         Migration::new(3, "c", "something that nobody reads; CREATE TABLE IF NOT EXISTS one (a int)"),
     ];
     assert_eq!(tables_made(&list), ["Three", "four", "one"]);
