@@ -4,7 +4,7 @@ use super::super::script::Statement;
 use crate::store::functions::is_harmless;
 use sqlparser::ast::{
     AlterTableOperation, ColumnDef, ColumnOption, CreateTableLikeKind, Expr, Grant, GrantObjects, Ident, ObjectName,
-    ObjectNamePart, RenameTableNameKind, Statement as Tree, TableConstraint, TableFactor, Visit, Visitor,
+    ObjectNamePart, Query, RenameTableNameKind, SetExpr, Statement as Tree, TableConstraint, TableFactor, Visit, Visitor,
 };
 use std::ops::ControlFlow;
 
