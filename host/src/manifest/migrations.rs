@@ -29,15 +29,9 @@ impl std::fmt::Debug for Migration {
 }
 
 impl Migration {
-    /// A migration of this text.
-    pub fn new(number: i32, name: impl Into<String>, text: impl Into<String>) -> Self {
-        let (name, text) = (name.into(), text.into());
+    /// A migration with this text.
+    pub fn new(number: i32, name: String, text: String) -> Self {
         Self { number, name, checksum: Sha256::digest(&text).into(), text }
-    }
-
-    /// The file's name.
-    pub fn file(&self) -> String {
-        format!("{:04}_{}.sql", self.number, self.name)
     }
 
     /// The migrations of a folder by number; gaps are fine.
@@ -66,6 +60,11 @@ impl Migration {
             }
         }
         problems.into_result(Some(list))
+    }
+
+    /// The file's name.
+    pub fn file(&self) -> String {
+        format!("{:04}_{}.sql", self.number, self.name)
     }
 }
 

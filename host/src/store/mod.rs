@@ -26,7 +26,8 @@ pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unava
 pub use functions::is_harmless;
 pub use inbox::{Identity, Scope, bucket_of};
 pub use inbox_days::{InboxDays, InboxSpan};
-pub use migrate::{AppPlan, Consent, HandlerRole, Migration, MigrationOptions, Migrator, Rule, tables_made};
+pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
+pub use migrate::{Consent, MigrationOptions, Rule, tables_made};
 pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};
 pub use presence::Presence;

@@ -7,8 +7,12 @@ const BEFORE: &str = "CREATE TABLE tasks (id uuid PRIMARY KEY, title text CONSTR
                       CREATE INDEX tasks_due ON tasks (due); CREATE POLICY mine ON tasks USING (true); \
                       CREATE VIEW short WITH (security_invoker = true) AS SELECT id FROM tasks;";
 
+fn migration(number: i32, name: &str, text: &str) -> Migration {
+    Migration::new(number, name.to_owned(), text.to_owned())
+}
+
 fn findings_with(text: &str, consent: &Consent) -> Vec<Finding> {
-    check("app", &[Migration::new(1, "before", BEFORE)], &[Migration::new(2, "new", text)], consent)
+    check("app", &[migration(1, "before", BEFORE)], &[migration(2, "new", text)], consent)
 }
 
 fn findings(text: &str) -> Vec<Finding> {
@@ -129,7 +133,7 @@ fn c18_what_needs_a_file_of_its_own_is_refused_beside_others() {
 
 #[test]
 fn c18_tables_of_an_earlier_file_are_in_use_and_one_of_the_same_file_is_not() {
-    let files = [Migration::new(2, "a", "CREATE TABLE a (x int)"), Migration::new(3, "b", "CREATE INDEX ON a (x)")];
+    let files = [migration(2, "a", "CREATE TABLE a (x int)"), migration(3, "b", "CREATE INDEX ON a (x)")];
     let found = check("app", &[], &files, &Consent::default());
     assert_eq!(found.iter().map(|finding| (finding.file.as_str(), finding.line)).collect::<Vec<_>>(), [("0003_b.sql", 1)]);
     assert_eq!(rules("CREATE TABLE IF NOT EXISTS tasks (id uuid); CREATE INDEX ON tasks (id)"), ["index-without-concurrently"]);
@@ -255,13 +259,13 @@ fn every_rule_is_in_the_documentation() {
 #[test]
 fn the_tables_that_migrations_leave_are_those_made_and_not_dropped() {
     let list = [
-        Migration::new(1, "a", "CREATE TABLE one (a int); CREATE TABLE app.Two (a int); CREATE TABLE \"Three\" (a int)"),
-        Migration::new(
+        migration(1, "a", "CREATE TABLE one (a int); CREATE TABLE app.Two (a int); CREATE TABLE \"Three\" (a int)"),
+        migration(
             2,
             "b",
             "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$; DROP TABLE one; ALTER TABLE two RENAME TO four",
         ),
-        Migration::new(3, "c", "something that nobody reads; CREATE TABLE IF NOT EXISTS one (a int)"),
+        migration(3, "c", "something that nobody reads; CREATE TABLE IF NOT EXISTS one (a int)"),
     ];
     assert_eq!(tables_made(&list), ["Three", "four", "one"]);
     assert_eq!(tables_made(&list[..2]), ["Three", "four"]);

@@ -4,7 +4,7 @@
 //! - `check`: whether an app's files only expand, before anything is changed
 //! - `roles`: the login, the owners, the handlers' roles
 //! - `apply`: one file, one transaction; `concurrent`: an index that has to be made outside of one
-//! - `host`: the host's own list
+//! - `host`: the host's own schema
 //!
 //! A migration is applied once, known by its number and checksum; other content under a known number is refused. Two runs wait for each other.
 
@@ -25,6 +25,14 @@ pub use check::{Consent, Rule, tables_made};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_postgres::Client;
+
+/// The host's own migrations, in order.
+const HOST: &[(i32, &str, &str)] = &[
+    (1, "outbox", include_str!("../../../migrations/host/0001_outbox.sql")),
+    (2, "inbox", include_str!("../../../migrations/host/0002_inbox.sql")),
+    (3, "retries", include_str!("../../../migrations/host/0003_retries.sql")),
+    (4, "relay_slices", include_str!("../../../migrations/host/0004_relay_slices.sql")),
+];
 
 /// How often a run asks whether the one before it has ended.
 const TURN: Duration = Duration::from_millis(200);
@@ -251,5 +259,17 @@ fn literal(text: &str) -> String {
 impl std::fmt::Debug for Migrator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Migrator").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_migrations_are_numbered_without_gaps() {
+        for (i, (number, _, _)) in HOST.iter().enumerate() {
+            assert_eq!(*number as usize, i + 1);
+        }
     }
 }
