@@ -205,7 +205,7 @@ fn c15_other_schemas_need_consent_and_the_hosts_own_gets_none() {
         "CREATE TABLE t (a int[] DEFAULT '{}'::other.kind)",
         "INSERT INTO tasks SELECT * FROM other.t",
         "INSERT INTO \"other\".t VALUES (1)",
-        "INSERT INTO tasks TABLE other.t",
+        "CREATE TABLE t AS TABLE other.t",
         "INSERT INTO tasks SELECT * FROM tasks UNION ALL TABLE other.t",
         "UPDATE tasks SET size = (SELECT max(a) FROM OTHER.t)",
         "GRANT SELECT ON other.t TO {{role:orders}}",
