@@ -51,16 +51,19 @@ impl History {
     fn alter(&mut self, table: &AlterTable) {
         for operation in &table.operations {
             match operation {
-                AlterTableOperation::RenameTable { table_name: RenameTableNameKind::To(new) | RenameTableNameKind::As(new) } => {
-                    // What has been renamed may be something that no migration of this list made.
-                    if self.tables.remove(&last(&table.name)) {
-                        self.tables.insert(last(new));
-                    }
-                }
+                AlterTableOperation::RenameTable { table_name } => self.rename(&last(&table.name), table_name),
                 AlterTableOperation::AddColumn { column_def, .. } => self.add_column(column_def),
                 AlterTableOperation::AddConstraint { constraint, .. } => self.add_constraint(constraint),
                 _ => {}
             }
+        }
+    }
+
+    fn rename(&mut self, table: &str, to: &RenameTableNameKind) {
+        let (RenameTableNameKind::To(new) | RenameTableNameKind::As(new)) = to;
+        // It may be something that no migration of this list made.
+        if self.tables.remove(table) {
+            self.tables.insert(last(new));
         }
     }
 

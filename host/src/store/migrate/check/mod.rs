@@ -26,8 +26,8 @@ pub(super) use names::last;
 use rules::HOST_SCHEMA;
 pub use rules::{Consent, Rule};
 use sqlparser::ast::{
-    AlterPolicyOperation, CreatePolicyType, Grant, GrantObjects, Grantee, GranteeName, Insert, ObjectName, ObjectType, Query,
-    SetExpr, Statement as Tree,
+    AlterPolicyOperation, CreatePolicyType, Grant, GrantObjects, Grantee, GranteeName, Ident, Insert, ObjectName, ObjectType,
+    Query, SetExpr, Statement as Tree,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -198,18 +198,12 @@ impl<'a> FileCheck<'a> {
                     .for_each(|name| self.found.push(What::Breaks(rule, name.to_string())));
             }
             Tree::CreatePolicy(policy) if policy.policy_type == Some(CreatePolicyType::Restrictive) => {
-                if !self.is_fresh(&policy.table_name) {
-                    self.breaks(Rule::RestrictivePolicy, format_args!("{} on {}", policy.name, policy.table_name));
-                }
+                self.policy(Rule::RestrictivePolicy, &policy.name, &policy.table_name);
             }
             Tree::AlterPolicy(policy) if matches!(policy.operation, AlterPolicyOperation::Apply { .. }) => {
-                if !self.is_fresh(&policy.table_name) {
-                    self.breaks(Rule::ChangePolicy, format_args!("{} on {}", policy.name, policy.table_name));
-                }
+                self.policy(Rule::ChangePolicy, &policy.name, &policy.table_name);
             }
-            Tree::DropPolicy(policy) if !self.is_fresh(&policy.table_name) => {
-                self.breaks(Rule::DropPolicy, format_args!("{} on {}", policy.name, policy.table_name));
-            }
+            Tree::DropPolicy(policy) => self.policy(Rule::DropPolicy, &policy.name, &policy.table_name),
             Tree::Grant(grant) => self.grant(grant),
             Tree::Revoke(revoke) => {
                 let is_fresh =
@@ -220,6 +214,12 @@ impl<'a> FileCheck<'a> {
             }
             tree if self.holds_lock && moves_rows(tree) => self.breaks(Rule::BackfillUnderLock, "after ALTER TABLE in this file"),
             _ => {}
+        }
+    }
+
+    fn policy(&mut self, rule: Rule, policy: &Ident, table: &ObjectName) {
+        if !self.is_fresh(table) {
+            self.breaks(rule, format_args!("{policy} on {table}"));
         }
     }
 
