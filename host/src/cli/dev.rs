@@ -6,7 +6,7 @@ use super::token;
 use crate::config::{Config, KafkaAccess};
 use crate::embedded::{Broker, Postgres};
 use crate::kafka::topics::{Cluster, Plan as TopicsPlan, Topics};
-use crate::store::Migrator;
+use crate::store::{Consent, MigrationOptions, Migrator};
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -41,7 +41,9 @@ async fn with_parts(
     started: Instant,
 ) -> anyhow::Result<()> {
     let database_url = postgres.runtime_url(LOGIN);
-    let mut migrator = Migrator::connect(&postgres.admin_url()).await?;
+    // Nothing runs beside what is being written, so the log only says what a database in use would refuse.
+    let options = MigrationOptions { consent: Consent::in_development(), lock_timeout: config.migration_lock_timeout() };
+    let mut migrator = Migrator::connect(&postgres.admin_url()).await?.with(options);
     for line in migrator.run(&database_url, &plan.apps()?).await? {
         tracing::info!("{line}");
     }

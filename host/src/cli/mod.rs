@@ -1,6 +1,7 @@
 //! The commands, one file each. `plan` reads the handlers' folder, `host` runs the parts that `serve` and `dev` share.
 
 mod actor;
+mod consent;
 mod dev;
 mod host;
 mod migrate;
@@ -57,13 +58,7 @@ pub fn command() -> Command {
                 )),
             Name::Serve,
         ))
-        .subcommand(config::args(
-            Command::new("migrate").about("Bring the database to what this version and the handlers need").after_help(format!(
-                "Makes the schema `tidemill`, the runtime login of --database-url, and for each app its schema, roles and numbered migrations.\n\
-                 One transaction: a failed run leaves nothing. Handlers: {handlers}."
-            )),
-            Name::Migrate,
-        ))
+        .subcommand(migrate::command(handlers))
         .subcommand(topics::command())
         .subcommand(offsets::command())
         .subcommand(reprocess::command())
@@ -76,7 +71,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         Some(("token", matches)) => token::run(matches),
         Some(("dev", matches)) => with_runtime(Name::Dev, matches, dev::run),
         Some(("serve", matches)) => with_runtime(Name::Serve, matches, serve::run),
-        Some(("migrate", matches)) => with_runtime(Name::Migrate, matches, migrate::run),
+        Some(("migrate", matches)) => with_runtime(Name::Migrate, matches, |config| migrate::run(config, matches.clone())),
         Some(("offsets", matches)) => match matches.subcommand() {
             Some(("show", matches)) => with_runtime(Name::Offsets, matches, |config| offsets::show(config, matches.clone())),
             Some(("reset", matches)) => with_runtime(Name::Offsets, matches, |config| offsets::reset(config, matches.clone())),

@@ -59,6 +59,7 @@ pub struct Config {
     jwt_hs256_key: Option<Secret>,
     admin_token: Option<Secret>,
     installation: String,
+    migration_lock_timeout: Duration,
     db_connections: usize,
     concurrency: usize,
     shutdown_grace: Duration,
@@ -109,6 +110,7 @@ impl Config {
             jwt_hs256_key: values.parse("jwt_hs256_key", p, jwt_key),
             admin_token: values.parse("admin_token", p, admin_token),
             installation: typed(&values, "installation", p, installation),
+            migration_lock_timeout: typed(&values, "migration_lock_timeout", p, lock_timeout),
             db_connections: typed(&values, "db_connections", p, |text| count(text, 1_000)),
             concurrency: typed(&values, "concurrency", p, |text| count(text, 900)),
             shutdown_grace: typed(&values, "shutdown_grace", p, units::parse_duration),
@@ -185,6 +187,11 @@ impl Config {
     /// Prefix of the database roles.
     pub fn installation(&self) -> &str {
         &self.installation
+    }
+
+    /// How long a migration may wait for a lock.
+    pub fn migration_lock_timeout(&self) -> Duration {
+        self.migration_lock_timeout
     }
 
     /// Database connections for units of work.
@@ -285,6 +292,15 @@ fn installation(text: &str) -> Result<String, String> {
 fn count(text: &str, most: usize) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=most).contains(number));
     number.ok_or_else(|| format!("`{text}` is no whole number from 1 to {most}"))
+}
+
+/// PostgreSQL takes 0 for no limit, and counts milliseconds in 31 bits.
+fn lock_timeout(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        limit if limit < Duration::from_millis(1) => Err(format!("`{text}` would wait for ever: give at least 1ms")),
+        limit if limit > Duration::from_secs(86_400) => Err(format!("`{text}` is above 1d, in which nobody could use the table")),
+        limit => Ok(limit),
+    }
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

@@ -289,6 +289,16 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "migration_lock_timeout",
+        flag: Some("migration-lock-timeout"),
+        env: "TIDEMILL_MIGRATION_LOCK_TIMEOUT",
+        value: "DURATION",
+        default: Some("5s"),
+        help: "How long a migration may wait for a lock, and everybody behind it",
+        commands: &[Dev, Migrate],
+        ..PLAIN
+    },
+    Setting {
         key: "db_connections",
         flag: Some("db-connections"),
         env: "TIDEMILL_DB_CONNECTIONS",

@@ -75,6 +75,7 @@ fn every_setting_of_the_table_reaches_the_configuration() {
         ("jwt_hs256_key", KEY),
         ("admin_token", KEY),
         ("installation", "blue_2"),
+        ("migration_lock_timeout", "3s"),
         ("db_connections", "7"),
         ("concurrency", "8"),
         ("shutdown_grace", "1m"),

@@ -29,6 +29,11 @@ impl std::fmt::Debug for Migration {
 }
 
 impl Migration {
+    /// A migration with this text.
+    pub fn new(number: i32, name: String, text: String) -> Self {
+        Self { number, name, checksum: Sha256::digest(&text).into(), text }
+    }
+
     /// The migrations of a folder by number; gaps are fine.
     pub fn load(folder: &Path) -> Result<Vec<Self>, Problems> {
         let shown = folder.display();
@@ -46,20 +51,20 @@ impl Migration {
                 continue;
             };
             if let Some(other) = list.iter().find(|other| other.number == number) {
-                problems.add(format!(
-                    "{}: number {number:04} is taken by {:04}_{}.sql",
-                    file.display(),
-                    other.number,
-                    other.name
-                ));
+                problems.add(format!("{}: number {number:04} is taken by {}", file.display(), other.file()));
                 continue;
             }
             match std::fs::read_to_string(file) {
-                Ok(text) => list.push(Self { number, name, checksum: Sha256::digest(&text).into(), text }),
+                Ok(text) => list.push(Self::new(number, name, text)),
                 Err(error) => problems.add(format!("{}: {error}", file.display())),
             }
         }
         problems.into_result(Some(list))
+    }
+
+    /// The file's name.
+    pub fn file(&self) -> String {
+        format!("{:04}_{}.sql", self.number, self.name)
     }
 }
 

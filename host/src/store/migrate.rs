@@ -1,15 +1,30 @@
 //! Migrations: the host's own schema `tidemill`, and for each app its schema, roles and numbered list.
 //!
-//! A migration is applied once, known by its number and checksum; other content under a known number is refused. All of it runs in one
-//! transaction under a lock, so a failed run leaves nothing and two runs wait for each other.
+//! - `script`: a file's text as statements
+//! - `check`: whether an app's files only expand, before anything is changed
+//! - `roles`: the login, the owners, the handlers' roles
+//! - `apply`: one file, one transaction; `concurrent`: an index that has to be made outside of one
+//! - `host`: the host's own schema
+//!
+//! A migration is applied once, known by its number and checksum; other content under a known number is refused. Two runs wait for each other.
+
+mod apply;
+mod check;
+mod concurrent;
+mod host;
+mod roles;
+mod script;
 
 use super::error::describe;
 use super::target::{Target, parse_url};
 pub use crate::manifest::Migration;
-use anyhow::{Context, bail, ensure};
-use sha2::{Digest, Sha256};
+use anyhow::{Context, bail};
+use apply::Applied;
+use check::Finding;
+pub use check::{Consent, Rule, tables_made};
 use std::collections::BTreeMap;
-use tokio_postgres::{Client, Transaction};
+use std::time::Duration;
+use tokio_postgres::Client;
 
 /// The host's own migrations, in order.
 const HOST: &[(i32, &str, &str)] = &[
@@ -20,6 +35,9 @@ const HOST: &[(i32, &str, &str)] = &[
     (5, "jobs", include_str!("../../../migrations/host/0005_jobs.sql")),
     (6, "idempotency", include_str!("../../../migrations/host/0006_idempotency.sql")),
 ];
+
+/// How often a run asks whether the one before it has ended.
+const TURN: Duration = Duration::from_millis(200);
 
 /// A handler and its database role.
 #[derive(Debug, Clone)]
@@ -43,202 +61,193 @@ pub struct AppPlan {
     pub migrations: Vec<Migration>,
 }
 
+impl AppPlan {
+    /// What the placeholders of its migrations stand for.
+    fn names(&self) -> BTreeMap<String, String> {
+        self.handlers.iter().map(|HandlerRole { handler, role }| (format!("role:{handler}"), quote(role))).collect()
+    }
+}
+
+/// How migrations are run.
+#[derive(Debug, Clone)]
+pub struct MigrationOptions {
+    /// What is let through although it may harm what runs.
+    pub consent: Consent,
+    /// How long a statement may wait for a lock, and with it everybody who comes after it.
+    pub lock_timeout: Duration,
+}
+
+impl Default for MigrationOptions {
+    fn default() -> Self {
+        Self { consent: Consent::default(), lock_timeout: Duration::from_secs(5) }
+    }
+}
+
 /// A connection with the rights to change schemas and roles.
 pub struct Migrator {
     client: Client,
     database: String,
+    options: MigrationOptions,
+}
+
+/// The migrations of an app that are not applied yet.
+struct Pending<'a> {
+    app: &'a AppPlan,
+    names: BTreeMap<String, String>,
+    files: Vec<Migration>,
 }
 
 impl Migrator {
     /// Connects with the admin URL.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
         let mut target = Target::parse(url, "TIDEMILL_ADMIN_DATABASE_URL")?;
-        target.config.application_name("tidemill migrate").connect_timeout(std::time::Duration::from_secs(10));
+        target.config.application_name("tidemill migrate").connect_timeout(Duration::from_secs(10));
         let client = target.connect().await.map_err(|error| anyhow::anyhow!(target.trouble(&error)))?;
         let database = client.query_one("SELECT current_database()", &[]).await?.get(0);
-        Ok(Self { client, database })
+        Ok(Self { client, database, options: MigrationOptions::default() })
+    }
+
+    /// The same with other options than the default ones.
+    pub fn with(self, options: MigrationOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// Brings the database to the state that the host and `apps` need; returns one line for each change that was made.
     /// `runtime_url` is the login that the host will use; its role is made if it does not exist.
+    ///
+    /// Everything is checked before anything is changed. Then each file commits on its own: one that fails leaves nothing, those before it stay.
     pub async fn run(&mut self, runtime_url: &str, apps: &[AppPlan]) -> anyhow::Result<Vec<String>> {
+        self.take_turn().await?;
+        let done = self.run_alone(runtime_url, apps).await;
+        // Closing the connection would give the turn back, too.
+        self.client.batch_execute("SELECT pg_advisory_unlock(7000, 0)").await.ok();
+        done
+    }
+
+    /// What [`Migrator::run`] would apply, a line each, and what is worth a note; refuses what it would refuse, and changes nothing.
+    pub async fn check(&self, apps: &[AppPlan]) -> anyhow::Result<Vec<String>> {
+        let applied = Applied::read(&self.client).await?;
+        let mut lines = Vec::new();
+        let pending = self.pending(&applied, apps, &mut lines)?;
+        let files = pending.iter().flat_map(|Pending { app, files, .. }| files.iter().map(move |file| (app, file)));
+        lines.extend(files.map(|(app, file)| format!("would apply {} of `{}`", file.file(), app.app)));
+        Ok(lines)
+    }
+
+    /// Waits until no other run is under way. Asks again and again: a statement that waited would keep CREATE INDEX CONCURRENTLY of the other run
+    /// waiting for its snapshot, and each would wait for the other.
+    async fn take_turn(&self) -> anyhow::Result<()> {
+        let mut waits = false;
+        while !self.client.query_one("SELECT pg_try_advisory_lock(7000, 0)", &[]).await?.get::<_, bool>(0) {
+            if !std::mem::replace(&mut waits, true) {
+                tracing::info!("other migrations are under way in this database; waiting for them to end");
+            }
+            tokio::time::sleep(TURN).await;
+        }
+        Ok(())
+    }
+
+    async fn run_alone(&mut self, runtime_url: &str, apps: &[AppPlan]) -> anyhow::Result<Vec<String>> {
         let (runtime, _) = parse_url(runtime_url, "TIDEMILL_DATABASE_URL")?;
         let login =
             runtime.get_user().context("TIDEMILL_DATABASE_URL names no user; the host needs a login of its own")?.to_owned();
+        let applied = Applied::read(&self.client).await?;
         let mut done = Vec::new();
-        let database = self.database.clone();
-        let transaction = self.client.transaction().await?;
-        transaction.batch_execute("SELECT pg_advisory_xact_lock(7000, 0); SET LOCAL lock_timeout = '30s'").await?;
-        make_login(&transaction, &login, runtime.get_password(), &mut done).await?;
-        transaction
-            .batch_execute(
-                "CREATE SCHEMA IF NOT EXISTS tidemill; \
-                 CREATE TABLE IF NOT EXISTS tidemill.migrations (\
-                    app text NOT NULL, number integer NOT NULL, name text NOT NULL, checksum bytea NOT NULL, \
-                    applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (app, number))",
-            )
-            .await
-            .map_err(|error| anyhow::anyhow!("{}: the admin login cannot make the schema `tidemill`", describe(&error)))?;
-        let (quoted, database) = (quote(&login), quote(&database));
-        transaction
-            .batch_execute(&format!(
-                "REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC; GRANT CONNECT ON DATABASE {database} TO {quoted}; \
-                 GRANT USAGE ON SCHEMA tidemill TO {quoted}; GRANT SELECT ON tidemill.migrations TO {quoted}"
-            ))
-            .await?;
-        let host: Vec<Migration> = HOST.iter().map(|(number, name, text)| host_migration(*number, name, text)).collect();
-        let names = BTreeMap::from([("runtime".to_owned(), quoted.clone())]);
-        apply(&transaction, "tidemill", &host, &names, &mut done).await?;
-        for app in apps {
-            prepare_app(&transaction, app, &quoted, &mut done).await.with_context(|| format!("app `{}`", app.app))?;
+        let pending = self.pending(&applied, apps, &mut done)?;
+        let kept = done.len();
+        self.prepare(&login, runtime.get_password(), apps, &mut done).await?;
+        for Pending { app, names, files } in pending {
+            for file in files {
+                let applied = apply::apply(&mut self.client, app, &names, &file, self.options.lock_timeout).await;
+                let lines = applied.map_err(|error| match done.get(kept..) {
+                    Some(lines) if !lines.is_empty() => {
+                        anyhow::anyhow!("{error:#}\nkept, since it was done before: {}", lines.join("; "))
+                    }
+                    _ => error,
+                })?;
+                done.extend(lines);
+            }
         }
-        transaction.commit().await?;
         Ok(done)
     }
-}
 
-/// The runtime login: no superuser, and NOINHERIT, so that being a member of the handlers' roles gives it nothing until it assumes one.
-async fn make_login(
-    transaction: &Transaction<'_>,
-    login: &str,
-    password: Option<&[u8]>,
-    done: &mut Vec<String>,
-) -> anyhow::Result<()> {
-    let known = transaction.query_opt("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = $1", &[&login]).await?;
-    if let Some(row) = known {
-        let (superuser, bypass): (bool, bool) = (row.get(0), row.get(1));
-        ensure!(
-            !superuser && !bypass,
-            "TIDEMILL_DATABASE_URL logs in as `{login}`, which is a superuser or bypasses row-level security: guests could do anything. \
-             Name another user there; `tidemill migrate` makes it"
-        );
-        let admin: String = transaction.query_one("SELECT current_user::text", &[]).await?.get(0);
-        ensure!(
-            admin != login,
-            "TIDEMILL_DATABASE_URL and TIDEMILL_ADMIN_DATABASE_URL log in as the same user `{login}`, which would own the tables that guests \
-             are walled off from; give the host a user of its own"
-        );
-        return Ok(());
-    }
-    // The server gets the SCRAM verifier, not the password, so that the password is in no log of the server.
-    let secret = match password {
-        Some(password) => format!("PASSWORD {}", literal(&postgres_protocol::password::scram_sha_256(password))),
-        None => String::new(),
-    };
-    let sql = format!("CREATE ROLE {} LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE {secret}", quote(login));
-    transaction
-        .batch_execute(&sql)
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot make the login `{login}`: {}", describe(&error)))?;
-    done.push(format!("made the login `{login}`"));
-    Ok(())
-}
-
-async fn make_role(transaction: &Transaction<'_>, role: &str, done: &mut Vec<String>) -> anyhow::Result<()> {
-    if transaction.query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&role]).await?.is_none() {
-        transaction.batch_execute(&format!("CREATE ROLE {} NOLOGIN", quote(role))).await?;
-        done.push(format!("made the role `{role}`"));
-    }
-    Ok(())
-}
-
-async fn prepare_app(transaction: &Transaction<'_>, app: &AppPlan, login: &str, done: &mut Vec<String>) -> anyhow::Result<()> {
-    let (schema, owner) = (quote(&app.app), quote(&app.owner));
-    make_role(transaction, &app.owner, done).await?;
-    // Before PostgreSQL 16 a role that makes another is no member of it; changing into the owner needs that.
-    let setup = format!(
-        "GRANT {owner} TO CURRENT_USER; CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner}; REVOKE ALL ON SCHEMA {schema} FROM PUBLIC"
-    );
-    transaction.batch_execute(&setup).await?;
-    let mut names = BTreeMap::new();
-    for HandlerRole { handler, role } in &app.handlers {
-        make_role(transaction, role, done).await?;
-        let role = quote(role);
-        transaction.batch_execute(&format!("GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT {role} TO {login}")).await?;
-        names.insert(format!("role:{handler}"), role);
-    }
-    transaction.batch_execute(&format!("SET LOCAL ROLE {owner}; SET LOCAL search_path = {schema}")).await?;
-    let applied = apply(transaction, &app.app, &app.migrations, &names, done).await;
-    transaction.batch_execute("RESET ROLE; SET LOCAL search_path = pg_catalog").await.ok();
-    applied
-}
-
-async fn apply(
-    transaction: &Transaction<'_>,
-    app: &str,
-    migrations: &[Migration],
-    names: &BTreeMap<String, String>,
-    done: &mut Vec<String>,
-) -> anyhow::Result<()> {
-    for migration in migrations {
-        let file = format!("{:04}_{}.sql", migration.number, migration.name);
-        // The bookkeeping belongs to the admin login, the statements of an app to its owner.
-        let known = "SELECT checksum FROM tidemill.migrations WHERE app = $1 AND number = $2";
-        if let Some(row) = as_admin(transaction, known, &[&app, &migration.number]).await?.first() {
-            let checksum: &[u8] = row.get(0);
-            if checksum != migration.checksum {
-                bail!(
-                    "migration {file} of `{app}` was changed after it was applied; put its old text back and add a new one with a higher number"
-                );
+    /// What is to be applied, if all of it may be.
+    fn pending<'a>(&self, applied: &Applied, apps: &'a [AppPlan], notes: &mut Vec<String>) -> anyhow::Result<Vec<Pending<'a>>> {
+        let mut refused = Vec::new();
+        let mut pending = Vec::new();
+        for app in apps {
+            let (earlier, files) = applied.split(app)?;
+            let names = app.names();
+            for finding in check::check(&app.app, &earlier, &files, &self.options.consent) {
+                // Where nothing of the app runs, nothing can break; but it will where the file comes to a database that is in use.
+                let harmless = applied.is_new(app) && finding.rule().is_some_and(Rule::is_about_what_runs);
+                match finding.rule() {
+                    Some(rule) if finding.is_allowed(&self.options.consent) => {
+                        notes.push(format!("allowed {rule} in {} of `{}`, line {}", finding.file, app.app, finding.line));
+                    }
+                    Some(rule) if harmless => {
+                        let (file, line) = (&finding.file, finding.line);
+                        notes.push(format!(
+                            "note: {rule} in {file} of `{}`, line {line}, needs --allow {rule} where the app is in use",
+                            app.app
+                        ));
+                    }
+                    _ => refused.push((app, finding)),
+                }
             }
-            continue;
+            for file in &files {
+                let place = || format!("migration {} of `{}`", file.file(), app.app);
+                for statement in script::statements(&file.text).iter().flatten() {
+                    statement.expanded(&names).with_context(place)?;
+                }
+            }
+            pending.push(Pending { app, names, files });
         }
-        let text = expand(&migration.text, names).with_context(|| format!("migration {file} of `{app}`"))?;
-        transaction.batch_execute(&text).await.map_err(|error| {
-            let position = error.as_db_error().and_then(|db| match db.position() {
-                Some(tokio_postgres::error::ErrorPosition::Original(at)) => Some(line_of(&text, *at)),
-                _ => None,
-            });
-            let place = position.map(|line| format!(" (line {line})")).unwrap_or_default();
-            anyhow::anyhow!("migration {file} of `{app}`{place}: {}; nothing was changed", describe(&error))
-        })?;
-        let insert = "INSERT INTO tidemill.migrations (app, number, name, checksum) VALUES ($1, $2, $3, $4)";
-        as_admin(transaction, insert, &[&app, &migration.number, &migration.name, &&migration.checksum[..]]).await?;
-        done.push(format!("applied {file} of `{app}`"));
+        if !refused.is_empty() {
+            bail!("{}", refusal(&refused));
+        }
+        Ok(pending)
     }
-    Ok(())
-}
 
-/// Runs one statement as the login that connected, whatever role the transaction has assumed, and goes back to that role.
-async fn as_admin(
-    transaction: &Transaction<'_>,
-    sql: &str,
-    params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-) -> anyhow::Result<Vec<tokio_postgres::Row>> {
-    let role: String = transaction.query_one("SELECT current_setting('role')", &[]).await?.get(0);
-    transaction.batch_execute("RESET ROLE").await?;
-    let rows = transaction.query(sql, params).await?;
-    if role != "none" {
-        transaction.batch_execute(&format!("SET LOCAL ROLE {}", quote(&role))).await?;
+    /// The host's own schema, and for each app its schema and roles, in one transaction.
+    async fn prepare(
+        &mut self,
+        login: &str,
+        password: Option<&[u8]>,
+        apps: &[AppPlan],
+        done: &mut Vec<String>,
+    ) -> anyhow::Result<()> {
+        let database = quote(&self.database);
+        let limit = self.options.lock_timeout;
+        let transaction = self.client.transaction().await?;
+        transaction.batch_execute(&format!("SET LOCAL lock_timeout = {}", limit.as_millis())).await?;
+        roles::make_login(&transaction, login, password, done).await?;
+        host::apply(&transaction, &quote(login), &database, limit, done).await?;
+        for app in apps {
+            roles::prepare_app(&transaction, app, &quote(login), done).await.with_context(|| format!("app `{}`", app.app))?;
+        }
+        transaction.commit().await?;
+        Ok(())
     }
-    Ok(rows)
 }
 
-/// Replaces `{{name}}` by what it stands for.
-fn expand(text: &str, names: &BTreeMap<String, String>) -> anyhow::Result<String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (name, tail) = after.split_once("}}").context("`{{` without `}}`")?;
-        let value = names.get(name).with_context(|| {
-            let known: Vec<_> = names.keys().map(|k| format!("{{{{{k}}}}}")).collect();
-            format!("`{{{{{name}}}}}` stands for nothing here; known are {}", known.join(", "))
-        })?;
-        out.push_str(before);
-        out.push_str(value);
-        rest = tail;
+fn refusal(refused: &[(&AppPlan, Finding)]) -> String {
+    let mut text = "migrations are refused; nothing was changed. See docs/migrations.md".to_owned();
+    for (app, finding) in refused {
+        text += &format!("\n  `{}` {finding}", app.app);
     }
-    out.push_str(rest);
-    Ok(out)
+    text
 }
 
-fn line_of(text: &str, position: u32) -> usize {
-    let position = usize::try_from(position).unwrap_or(usize::MAX);
-    text.chars().take(position.saturating_sub(1)).filter(|c| *c == '\n').count() + 1
-}
-
-fn host_migration(number: i32, name: &str, text: &str) -> Migration {
-    Migration { number, name: name.to_owned(), text: text.to_owned(), checksum: Sha256::digest(text.as_bytes()).into() }
+/// What PostgreSQL said, and where in the text that it was sent: lines from 1.
+fn place_of(text: &str, error: &tokio_postgres::Error) -> Option<usize> {
+    match error.as_db_error()?.position()? {
+        tokio_postgres::error::ErrorPosition::Original(at) => {
+            let before = usize::try_from(*at).unwrap_or(usize::MAX).saturating_sub(1);
+            Some(text.chars().take(before).filter(|c| *c == '\n').count() + 1)
+        }
+        tokio_postgres::error::ErrorPosition::Internal { .. } => None,
+    }
 }
 
 fn quote(identifier: &str) -> String {
@@ -258,14 +267,6 @@ impl std::fmt::Debug for Migrator {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn placeholders_expand_and_unknown_ones_are_named() {
-        let names = BTreeMap::from([("role:orders".to_owned(), "\"x_h_orders\"".to_owned())]);
-        assert_eq!(expand("GRANT {{role:orders}};", &names).unwrap(), "GRANT \"x_h_orders\";");
-        let error = expand("GRANT {{role:order}};", &names).unwrap_err().to_string();
-        assert!(error.contains("{{role:order}}") && error.contains("{{role:orders}}"), "{error}");
-    }
 
     #[test]
     fn the_hosts_migrations_are_numbered_without_gaps() {

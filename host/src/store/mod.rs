@@ -5,6 +5,7 @@
 
 mod backlog;
 mod error;
+mod functions;
 mod idempotency;
 mod inbox;
 mod inbox_days;
@@ -25,11 +26,13 @@ mod waiting;
 
 pub use backlog::{Beside, Outbox, OutboxRow, Page};
 pub use error::{CommitError, NotReady, StatementError, StatementErrorKind, Unavailable};
+pub use functions::is_harmless;
 pub use idempotency::{Claimed, KeptAnswers, KeptResponse, RequestKey, digest};
 pub use inbox::{Identity, Scope, bucket_of};
 pub use inbox_days::{InboxDays, InboxSpan};
 pub use jobs::{FOREIGN, Fired, JobRow, JobStatus, JobsDue, Repeats, Spoilt, TAKEN, job_event_id};
 pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
+pub use migrate::{Consent, MigrationOptions, Rule, tables_made};
 pub use outbox::{Envelope, key_bucket};
 pub use pool::{Lease, Pool, PoolOptions};
 pub use presence::Presence;

@@ -174,7 +174,7 @@ async fn migrate_and_topics_apply_can_be_repeated_and_refuse_changed_history() {
     std::fs::write(migrations.join("0002_more.sql"), "CREATE TABLE other (a int);").unwrap();
     fails_naming(&world.command(&["migrate"]).finish().await, &["0002_more.sql", "probe"]);
     std::fs::write(migrations.join("0002_more.sql"), "CREATE TABLE more (a int);").unwrap();
-    std::fs::write(migrations.join("0003_bad.sql"), "CREATE TABLE half (a int); SELECT broken;").unwrap();
+    std::fs::write(migrations.join("0003_bad.sql"), "CREATE TABLE half (a int); INSERT INTO half VALUES (broken);").unwrap();
     fails_naming(&world.command(&["migrate"]).finish().await, &["0003_bad.sql", "broken"]);
     assert_eq!(world.count("SELECT count(*) FROM pg_class WHERE relname = 'half'").await, 0, "a migration is all or nothing");
 }

@@ -39,6 +39,7 @@ mod isolation;
 mod kill;
 mod ledger;
 mod manifests;
+mod migrations;
 mod operate;
 mod partitions;
 mod recurrence;

@@ -4,8 +4,7 @@
 //! no parser sees. So only one data statement passes, and functions are a list of those known to have no side effects. The server gets
 //! the re-printed tree, so that it reads what was checked. Row-level security and grants hold behind this; it is the first wall of two.
 
-use super::functions::is_allowed;
-use crate::store::StatementText;
+use crate::store::{StatementText, is_harmless};
 use crate::telemetry::lock;
 use sqlparser::ast::{Expr, ObjectName, ObjectNamePart, Select, SetExpr, Statement, TableFactor, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
@@ -161,8 +160,8 @@ fn is_catalog_type(data_type: &sqlparser::ast::DataType) -> bool {
 fn function(name: &ObjectName) -> Verdict {
     let parts: Vec<String> = name.0.iter().map(part).collect();
     let known = match parts.as_slice() {
-        [name] => is_allowed(name),
-        [schema, name] => schema == "pg_catalog" && is_allowed(name),
+        [name] => is_harmless(name),
+        [schema, name] => schema == "pg_catalog" && is_harmless(name),
         _ => false,
     };
     match known {

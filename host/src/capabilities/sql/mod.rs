@@ -1,6 +1,5 @@
 //! `tidemill:sql`: the gate, the values, and the calls.
 
-mod functions;
 mod gate;
 mod numeric;
 mod values;

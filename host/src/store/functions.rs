@@ -1,4 +1,4 @@
-//! The functions that handlers may call: built-in ones without side effects on anything but the result.
+//! The functions that handlers and migrations may call: built-in ones without side effects on anything but the result.
 //!
 //! Not here, among others: whatever changes a setting or a role, runs SQL that no parser sees (`query_to_xml`, `ts_stat`), sleeps, reads files,
 //! sends signals or notifications, takes advisory locks, or advances a sequence.
@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-/// Whether a function, by its folded name, is on the list.
-pub(super) fn is_allowed(name: &str) -> bool {
+/// Whether a function, by its folded name, has no effect but its result.
+pub fn is_harmless(name: &str) -> bool {
     static NAMES: LazyLock<HashSet<&str>> =
         LazyLock::new(|| GROUPS.iter().flat_map(|(_, names)| names.split_whitespace()).collect());
     NAMES.contains(name)
