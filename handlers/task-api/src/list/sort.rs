@@ -99,7 +99,7 @@ impl Sort {
 }
 
 impl By {
-    /// What the rows are sorted by. For the first two there is an index: `migrations/todo/0004_task_lists.sql`.
+    /// What the rows are sorted by. For the first two there is an index: `migrations/todo/0004_tasks_by_created_at.sql` and `0006_tasks_by_due_date.sql`.
     fn column(self) -> &'static str {
         match self {
             Self::CreatedAt => "created_at",
