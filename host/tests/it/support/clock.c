@@ -1,9 +1,11 @@
 /* The wall clock of a process, CLOCK_OFFSET seconds wrong; its other clocks are right, and so is how long it waits. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,10 +36,19 @@ time_t time(time_t *at) {
     return now.tv_sec;
 }
 
-/* Somebody who adds a moment to the wrong time means that moment. Times since the machine's start are far smaller. */
+/* Who adds a moment to the wrong time means that moment. Times since the machine's start are far smaller. */
 int pthread_cond_timedwait(pthread_cond_t *changed, pthread_mutex_t *held, const struct timespec *until) {
     struct timespec right = *until;
     if (until->tv_sec < 1000000000) return pthread_cond_clockwait(changed, held, CLOCK_MONOTONIC, until);
     right.tv_sec -= offset();
     return pthread_cond_clockwait(changed, held, CLOCK_REALTIME, &right);
+}
+
+/* The same in C11's words, which the client of Kafka speaks. */
+int cnd_timedwait(cnd_t *changed, mtx_t *held, const struct timespec *until) {
+    switch (pthread_cond_timedwait((pthread_cond_t *)changed, (pthread_mutex_t *)held, until)) {
+    case 0: return thrd_success;
+    case ETIMEDOUT: return thrd_timedout;
+    default: return thrd_error;
+    }
 }
