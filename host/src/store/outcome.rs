@@ -7,12 +7,21 @@ use std::time::{Duration, Instant};
 ///
 /// A backend whose client is gone without a word may sit in its transaction for long; it is ended, which it survives if it is already
 /// past its commit: either way the next answer is final.
-pub(super) async fn learn(pool: &Pool, xid: &str, patience: Duration) -> Result<(), CommitError> {
+///
+/// After a crash the server gives numbers out again whose records had not reached the disk, so `committed` may be said of another transaction:
+/// it is believed only of a server that has run since before the transaction `began`. `aborted` can be believed always, for a number that has
+/// committed is never given out again.
+pub(super) async fn learn(pool: &Pool, xid: &str, began: Instant, patience: Duration) -> Result<(), CommitError> {
     let end = Instant::now() + patience;
     loop {
-        let last = match tokio::time::timeout(pool.patience().min(patience), ask(pool, xid)).await {
-            Ok(Ok(status)) => match status.as_deref() {
-                Some("committed") => return Ok(()),
+        let last = match tokio::time::timeout(pool.patience().min(patience), ask(pool, xid, began)).await {
+            Ok(Ok((status, same_run))) => match status.as_deref() {
+                Some("committed") if same_run => return Ok(()),
+                Some("committed") => {
+                    return Err(CommitError::Unknown(
+                        "the connection broke after COMMIT was sent, and PostgreSQL was started anew since".to_owned(),
+                    ));
+                }
                 Some("aborted") => {
                     return Err(CommitError::Failed("the connection broke before the commit; nothing was kept".to_owned()));
                 }
@@ -31,15 +40,19 @@ pub(super) async fn learn(pool: &Pool, xid: &str, patience: Duration) -> Result<
     }
 }
 
-async fn ask(pool: &Pool, xid: &str) -> Result<Option<String>, String> {
+/// What the server knows of a transaction, and whether it has run since before that began.
+async fn ask(pool: &Pool, xid: &str, began: Instant) -> Result<(Option<String>, bool), String> {
     let client = pool.connect().await.map_err(|error| error.to_string())?;
-    let status = |row: tokio_postgres::Row| row.get::<_, Option<String>>(0);
-    let question = "SELECT pg_xact_status(($1::text)::xid8)";
-    let first = client.query_one(question, &[&xid]).await.map(status).map_err(|error| error.to_string())?;
+    let question =
+        "SELECT pg_xact_status(($1::text)::xid8), extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8";
+    // Taken first: the server's time goes on until it answers.
+    let age = began.elapsed().as_secs_f64();
+    let row = client.query_one(question, &[&xid]).await.map_err(|error| error.to_string())?;
+    let (first, same_run): (Option<String>, bool) = (row.get(0), row.get::<_, f64>(1) >= age);
     if first.as_deref() == Some("in progress") {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                    WHERE usename = session_user AND backend_xid::text = ((($1::text)::numeric) % 4294967296)::text";
         client.execute(end, &[&xid]).await.map_err(|error| error.to_string())?;
     }
-    Ok(first)
+    Ok((first, same_run))
 }

@@ -123,7 +123,7 @@ impl Unit {
         match (&self.xid, self.wrote || flushed) {
             (Some(xid), true) => {
                 tracing::warn!(error, xid, "the connection broke around a commit; asking for its outcome");
-                outcome::learn(&self.pool, xid, self.context.outcome_patience).await
+                outcome::learn(&self.pool, xid, self.made, self.context.outcome_patience).await
             }
             _ => Err(CommitError::Failed(error.to_owned())),
         }

@@ -25,7 +25,7 @@ use claim::ClaimedKey;
 use futures_util::future;
 use statements::{Opening, RESUME, XID, collect};
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::Statement;
 use tokio_postgres::types::Type;
 use types::WaitingChanges;
@@ -36,6 +36,8 @@ pub struct Unit {
     pool: Pool,
     context: UnitContext,
     lease: Option<Lease>,
+    /// Before its transaction began.
+    made: Instant,
     began: bool,
     assumed: bool,
     /// A statement is under way (its future was dropped if this is still set at the end).
@@ -63,6 +65,7 @@ impl Unit {
             pool,
             context,
             lease: None,
+            made: Instant::now(),
             began: false,
             assumed: false,
             busy: false,
