@@ -1,25 +1,22 @@
-//! Reads rows of the relay's slices, sends them, and forgets what is acknowledged.
+//! What is on its way: rows are sent, and forgotten once they are acknowledged.
 
 use super::Relay;
 use super::blocked::Blocked;
 use super::clock::Clock;
 use super::desk::Desk;
 use super::floor::Floor;
+use super::pages::Ahead;
 use super::sender::{Delivery, Refusal, Sender};
-use crate::store::{Outbox, OutboxRow, Page, Slices, Unavailable};
+use crate::store::{Outbox, OutboxRow, Slices, Unavailable};
 use crate::telemetry::TopicLabels;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
-/// Rows of one fetch.
-const FETCH: usize = 1_000;
-/// Bytes of one fetch: while it is read they are in memory several times.
-const FETCH_BYTES: usize = 8 << 20;
 /// Rows on their way to the broker at once.
 const IN_FLIGHT: usize = 10_000;
 /// Bytes on their way to the broker at once, up to the one row that reaches it.
-const IN_FLIGHT_BYTES: usize = 64 << 20;
+pub(super) const IN_FLIGHT_BYTES: usize = 64 << 20;
 /// How long the relay sleeps when nobody rings: SQL adds rows as well.
 const POLL: Duration = Duration::from_millis(250);
 /// How often the waiting rows are counted.
@@ -30,14 +27,14 @@ const PATIENCE: u32 = 3;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// A row on its way. Its value is with the producer alone.
-struct Sent {
+pub(super) struct Sent {
     row: OutboxRow,
     size: usize,
     alone: bool,
 }
 
 /// What became of a row of a page.
-enum Sending {
+pub(super) enum Sending {
     /// It is on its way.
     Done,
     /// It and the rest of the page must be read again.
@@ -49,16 +46,17 @@ enum Sending {
 /// What is known while slices are worked on.
 pub(super) struct Flight<'a> {
     pub(super) relay: &'a Relay,
-    clock: &'a Clock,
+    pub(super) clock: &'a Clock,
     pub(super) slices: Slices,
-    pub(super) sender: Sender,
+    sender: Sender,
     deliveries: mpsc::UnboundedReceiver<Delivery>,
-    in_flight: BTreeMap<i64, Sent>,
-    bytes: usize,
-    acknowledged: Vec<i64>,
+    pub(super) in_flight: BTreeMap<i64, Sent>,
+    pub(super) bytes: usize,
+    pub(super) acknowledged: Vec<i64>,
     pub(super) blocked: Blocked,
-    highest: i64,
+    pub(super) highest: i64,
     pub(super) floor: Floor,
+    pub(super) ahead: Option<Ahead>,
     /// Producers that ended since the last acknowledgement.
     restarts: u32,
     next_count: Instant,
@@ -84,6 +82,7 @@ impl<'a> Flight<'a> {
             blocked: Blocked::default(),
             highest: 0,
             floor: Floor::default(),
+            ahead: None,
             restarts: 0,
             next_count: now,
             next_stuck: now,
@@ -94,16 +93,19 @@ impl<'a> Flight<'a> {
     /// Flies until nothing is wanted and nothing is on its way. `rows` rings when there are new ones.
     pub(super) async fn fly(&mut self, outbox: &Outbox, desk: &Desk, rows: &Notify) -> Result<(), Unavailable> {
         loop {
-            self.settle(outbox).await?;
-            if self.hand_over(desk).await? {
+            while let Ok(delivery) = self.deliveries.try_recv() {
+                self.delivered(outbox, delivery).await?;
+            }
+            if self.hand_over(outbox, desk).await? {
                 return Ok(());
             }
-            let more = self.fetch(outbox).await?;
+            let more = self.turn_page(outbox).await?;
+            self.forget(outbox).await?;
             self.look_after_stuck(outbox).await?;
             self.probe(outbox).await?;
             self.count(outbox).await?;
             self.slow_down(desk).await;
-            if !more && self.acknowledged.is_empty() {
+            if !more {
                 let room = self.has_room();
                 tokio::select! {
                     Some(delivery) = self.deliveries.recv() => self.delivered(outbox, delivery).await?,
@@ -116,7 +118,7 @@ impl<'a> Flight<'a> {
     }
 
     /// Takes up new slices, and lets go of those that are not wanted once nothing of theirs is on its way. True when none is left.
-    async fn hand_over(&mut self, desk: &Desk) -> Result<bool, Unavailable> {
+    async fn hand_over(&mut self, outbox: &Outbox, desk: &Desk) -> Result<bool, Unavailable> {
         let (wanted, leaving) = desk.take_up();
         if !wanted.without(self.slices).is_empty() {
             self.floor.reset();
@@ -133,6 +135,7 @@ impl<'a> Flight<'a> {
             }
             self.sender.ended().await;
         }
+        self.forget(outbox).await?;
         let busy: Slices = self.in_flight.values().map(|sent| sent.row.slice).collect();
         let done = leaving.without(busy);
         self.blocked.forget(done, &self.relay.board, &self.relay.metrics);
@@ -140,55 +143,17 @@ impl<'a> Flight<'a> {
         Ok(wanted.is_empty() && done == leaving)
     }
 
-    /// Takes the deliveries that are there and forgets what was acknowledged.
-    async fn settle(&mut self, outbox: &Outbox) -> Result<(), Unavailable> {
-        while let Ok(delivery) = self.deliveries.try_recv() {
-            self.delivered(outbox, delivery).await?;
-        }
-        if !self.acknowledged.is_empty() {
-            outbox.delete(&self.acknowledged).await?;
-            self.acknowledged.clear();
-        }
-        Ok(())
+    /// Deletes what was acknowledged.
+    pub(super) async fn forget(&mut self, outbox: &Outbox) -> Result<(), Unavailable> {
+        outbox.delete(&std::mem::take(&mut self.acknowledged)).await
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.in_flight.len() < IN_FLIGHT && self.bytes < IN_FLIGHT_BYTES
     }
 
-    /// Reads what is new and sends it; true if there may be more.
-    async fn fetch(&mut self, outbox: &Outbox) -> Result<bool, Unavailable> {
-        if !self.has_room() || self.slices.is_empty() {
-            return Ok(false);
-        }
-        let reachable = self.floor.reachable(outbox, self.highest).await?;
-        let after = self.floor.value();
-        let bytes = (IN_FLIGHT_BYTES - self.bytes).min(FETCH_BYTES);
-        let mut known: Vec<i64> = self.in_flight.range(after..).map(|(id, _)| *id).collect();
-        known.extend(self.blocked.rows());
-        let page = Page { after, known: &known, slices: self.slices, rows: FETCH as i64, bytes: bytes as i64 };
-        let rows = match self.blocked.is_empty() {
-            true => outbox.fetch(&page).await?,
-            false => outbox.fetch_beside(&page, &self.blocked.beside()).await?,
-        };
-        self.clock.check()?;
-        let more = rows.len() == FETCH || rows.iter().map(OutboxRow::size).sum::<usize>() >= bytes;
-        // A full page has everything up to its last row.
-        let complete = rows.last().filter(|_| more).map_or(i64::MAX, |row| row.id);
-        for row in rows {
-            match self.send(outbox, row).await? {
-                Sending::Done => {}
-                Sending::ReadAgain => return Ok(true),
-                Sending::Wait => return Ok(false),
-            }
-        }
-        if let Some(number) = reachable {
-            self.floor.raise(number.min(complete));
-        }
-        Ok(more)
-    }
-
-    async fn send(&mut self, outbox: &Outbox, row: OutboxRow) -> Result<Sending, Unavailable> {
+    /// Sends a row in the flow.
+    pub(super) async fn send(&mut self, outbox: &Outbox, row: OutboxRow) -> Result<Sending, Unavailable> {
         self.clock.check_quickly()?;
         if !self.sender.admits(&row) {
             return Ok(Sending::Wait);

@@ -4,7 +4,8 @@
 //! it; reading a fixed distance below would only make that rare, and could send a later row of its key first. So the relay reads above
 //! the *floor*: the number up to which every writer has ended. Whoever may still hold a number takes a `RowExclusiveLock` on the table before
 //! drawing it and gives it back after its rows have become visible, so the writers are named by the lock table. Once all that were
-//! there when a number was the highest drawn are gone, the next read sees everything up to that number, and it becomes the floor.
+//! there when a number was the highest drawn are gone, the next read sees everything up to that number: it is *settled*. The floor follows
+//! what has been read, as far as that is settled.
 //!
 //! The number is the sequence's own: rows of other slices count as well, also when they are gone, or a relay whose slices are quiet would
 //! step over all of them with every read.
@@ -26,6 +27,7 @@ const REST: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Floor {
     value: i64,
+    settled: i64,
     /// A number, and who was writing when it was the highest that had been drawn.
     watched: Option<(i64, HashSet<String>)>,
     last: Option<Instant>,
@@ -37,33 +39,38 @@ impl Floor {
         self.value
     }
 
-    /// Reads begin at the start of the table again.
+    /// Reads begin at the start of the table again. What is settled stays so.
     pub(super) fn reset(&mut self) {
-        *self = Self::default();
+        self.value = 0;
     }
 
-    /// The number up to which a read that begins after this call sees everything, if it is news. `highest` is the highest number seen.
-    pub(super) async fn reachable(&mut self, outbox: &Outbox, highest: i64) -> Result<Option<i64>, Unavailable> {
-        let above = self.watched.as_ref().map_or(highest, |(number, _)| highest.max(*number)) - self.value;
+    /// The number up to which a read that begins now sees everything.
+    pub(super) fn settled(&self) -> i64 {
+        self.settled
+    }
+
+    /// Looks, now and then, whether more is settled. `highest` is the highest number seen.
+    pub(super) async fn look(&mut self, outbox: &Outbox, highest: i64) -> Result<(), Unavailable> {
+        let above = self.watched.as_ref().map_or(highest, |(number, _)| highest.max(*number)) - self.settled;
         let pause = if above > SLACK { PAUSE } else { REST };
         if self.last.is_some_and(|last| last.elapsed() < pause) {
-            return Ok(None);
+            return Ok(());
         }
         self.last = Some(Instant::now());
         // In this order: who draws a higher number afterwards is of no interest.
         let drawn = outbox.drawn().await?;
         let writers = outbox.writers().await?;
         match &self.watched {
-            Some((_, then)) if !then.is_disjoint(&writers) => Ok(None),
+            Some((_, then)) if !then.is_disjoint(&writers) => {}
             watched => {
-                let reached = watched.as_ref().map(|(number, _)| *number);
+                self.settled = watched.as_ref().map_or(self.settled, |(number, _)| self.settled.max(*number));
                 self.watched = Some((drawn, writers));
-                Ok(reached)
             }
         }
+        Ok(())
     }
 
-    /// Raises the floor: everything up to `number` has been read.
+    /// Raises the floor: everything up to `number` has been read, after it was settled.
     pub(super) fn raise(&mut self, number: i64) {
         self.value = self.value.max(number);
     }

@@ -2,7 +2,7 @@
 //! gives up on one.
 //!
 //! - `lease`, `share`, `desk`, `clock`: which slices of the outbox this replica works on, and for how long
-//! - `flight`: reads rows, sends them, forgets them
+//! - `flight`, `pages`: reads rows, sends them, forgets them
 //! - `sender`, `lanes`: the idempotent producers, and what their first rows in a partition must wait for
 //! - `blocked`, `probe`: keys and topics whose first row the broker refuses
 //! - `floor`: from which number on to read
@@ -29,7 +29,7 @@
 //!
 //! **Reading.** Numbers of different keys become visible out of order, so a bare `id > last` would lose rows. The relay reads above a floor,
 //! see `floor`, leaving out what it has in flight. It steps over the rows of other slices; an index for each slice would cost every unit of work
-//! more than that.
+//! more than that. While a page is sent, the next one is read already, where no row can be missing between the two.
 
 mod blocked;
 mod clock;
@@ -38,6 +38,7 @@ mod flight;
 mod floor;
 mod lanes;
 mod lease;
+mod pages;
 mod probe;
 mod sender;
 mod share;

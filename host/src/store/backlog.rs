@@ -112,7 +112,7 @@ impl Outbox {
         Ok(Self { client, fetch, delete })
     }
 
-    /// Reads a page of rows by number.
+    /// Reads a page of rows by number. Statements run in the order in which their futures are polled first.
     pub async fn fetch(&self, page: &Page<'_>) -> Result<Vec<OutboxRow>, Unavailable> {
         let Page { after, known, slices, rows, bytes } = page;
         let found = self.client.query(&self.fetch, &[after, known, rows, bytes, &slices.numbers()]).await;
@@ -161,6 +161,9 @@ impl Outbox {
 
     /// Forgets rows that the broker has acknowledged.
     pub async fn delete(&self, ids: &[i64]) -> Result<(), Unavailable> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         self.client.execute(&self.delete, &[&ids]).await.map(drop).map_err(unavailable)
     }
 

@@ -9,6 +9,7 @@ use super::{CUT, Group, KafkaTrigger, record};
 use crate::kafka::KafkaContext;
 use crate::kafka::offsets::{TopicPartition, list};
 use crate::store::{Consumer as Consuming, Order, Scope, Scopes};
+use futures_util::{FutureExt, Stream, StreamExt};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -23,6 +24,8 @@ use tokio::task::JoinSet;
 const PARTING: Duration = Duration::from_secs(4);
 /// Between two tries to ask a broker or a database that is away.
 const AGAIN: Duration = Duration::from_millis(500);
+/// So many records are taken in one go, if they are there.
+const BURST: usize = 500;
 /// How often paused partitions are put onto the board again.
 const SHOW: Duration = Duration::from_secs(2);
 
@@ -67,11 +70,11 @@ impl Reader {
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, grace: Duration) {
         let (client, held, mut stop) = (self.client.clone(), self.held.clone(), self.stop.clone());
         let mut show = tokio::time::interval(SHOW);
+        let mut records = client.stream();
         while !*stop.borrow() {
             tokio::select! {
-                read = client.recv() => match read {
-                    Ok(message) => self.received(&message),
-                    Err(error) => self.failed(&error).await,
+                Some(read) = records.next() => if let Err(error) = self.burst(read, &mut records) {
+                    self.failed(&error).await;
                 },
                 () = held.assigned.notified() => self.begin(),
                 Some(done) = self.errands.join_next() => self.settle(done.unwrap_or(Errand::Nothing)),
@@ -81,8 +84,23 @@ impl Reader {
                 _ = stop.changed() => {}
             }
         }
+        drop(records);
         drop((client, held));
         self.end(grace).await;
+    }
+
+    /// Takes what is there: to look at everything else for each record would cost more than the record.
+    fn burst<'a>(
+        &mut self,
+        first: KafkaResult<BorrowedMessage<'a>>,
+        records: &mut (impl Stream<Item = KafkaResult<BorrowedMessage<'a>>> + Unpin),
+    ) -> KafkaResult<()> {
+        self.received(&first?);
+        for _ in 1..BURST {
+            let Some(read) = records.next().now_or_never().flatten() else { break };
+            self.received(&read?);
+        }
+        Ok(())
     }
 
     fn received(&mut self, message: &BorrowedMessage<'_>) {
