@@ -6,14 +6,16 @@
 //! Imports go down only:
 //!
 //! ```text
-//! cli → {triggers, relay, admin, embedded} → engine → capabilities → {bindings, store} → {config, manifest, telemetry, kafka, problem, calendar}
+//! cli → {triggers, relay, admin, embedded} → fleet → engine → capabilities → {bindings, store} →
+//!     {config, manifest, telemetry, kafka, problem, calendar}
 //! ```
 //!
-//! - [`cli`]: one file per command
+//! - [`cli`]: one file (or folder) per command
 //! - [`triggers`]: what starts an invocation: HTTP requests, Kafka topics, due jobs
 //! - [`relay`]: outbox → Kafka
 //! - [`admin`]: health, metrics and the API of operators
 //! - [`embedded`]: development only: a private PostgreSQL, a broker in the process
+//! - [`fleet`]: deploys, and what every running host does for them
 //! - [`engine`]: running guests; [`engine::Engine::invoke`] is the only way
 //! - [`capabilities`]: what guests can import, one WIT interface each
 //! - [`bindings`]: generated from `wit/`
@@ -31,6 +33,7 @@ pub mod cli;
 pub mod config;
 pub mod embedded;
 pub mod engine;
+pub mod fleet;
 pub mod kafka;
 pub mod manifest;
 pub mod problem;

@@ -226,7 +226,7 @@ async fn start_twin(site: &Site, kind: &str, open: &str) -> anyhow::Result<Proce
 }
 
 /// A script of wrk that sends one request for each token in turn.
-fn lua(tokens: &[String]) -> String {
+pub(crate) fn lua(tokens: &[String]) -> String {
     let tokens: Vec<String> = tokens.iter().map(|token| format!("  \"{token}\",\n")).collect();
     format!(
         "local tokens = {{\n{}}}\nlocal requests, next = {{}}, 0\n\

@@ -9,6 +9,7 @@
 //! - `memory`: what the host has resident while a million events wait
 //! - `jobs`: due jobs a second and how late they are, beside few waiting ones and very many; what scheduling adds to a request
 //! - `list`: a user's tasks among few others' and very many
+//! - `deploys`: a deploy every second under load; switches over three replicas; fifty handlers; the first call after a switch
 //! - `kafka`, `committed`: Apache Kafka with full topics; how fast rows were committed
 //! - `site`, `process`, `load`, `machine`: a private installation, its processes, the load generators, what /proc says
 //! - `twin`: the native twins, in a process of their own (this program, started with another argument)
@@ -19,6 +20,7 @@
 mod audit;
 mod committed;
 mod create;
+mod deploys;
 mod empty;
 mod jobs;
 mod kafka;
@@ -39,7 +41,7 @@ use report::Report;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: scripts/bench [create|empty|audit|relay|topic|poison|memory|jobs|list|all] [--quick]";
+const USAGE: &str = "usage: scripts/bench [create|empty|audit|relay|topic|poison|memory|jobs|list|deploys|all] [--quick]";
 
 /// How long everything takes: the real sizes, or just enough to see that it works.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +68,8 @@ pub(crate) struct Sizes {
     /// Tasks in the table.
     pub(crate) tasks_few: u64,
     pub(crate) tasks_many: u64,
+    /// Of load without deploys, and of load with one every second.
+    pub(crate) deploys: Duration,
 }
 
 const FULL: Sizes = Sizes {
@@ -86,6 +90,7 @@ const FULL: Sizes = Sizes {
     jobs_many: 10_000_000,
     tasks_few: 10_000,
     tasks_many: 10_000_000,
+    deploys: Duration::from_secs(60),
 };
 
 const QUICK: Sizes = Sizes {
@@ -106,6 +111,7 @@ const QUICK: Sizes = Sizes {
     jobs_many: 100_000,
     tasks_few: 1_000,
     tasks_many: 100_000,
+    deploys: Duration::from_secs(6),
 };
 
 fn main() -> ExitCode {
@@ -136,7 +142,9 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         match argument.as_str() {
             "--bench" => {}
             "--quick" => sizes = QUICK,
-            "create" | "empty" | "audit" | "relay" | "topic" | "poison" | "memory" | "jobs" | "list" | "all" => part = argument,
+            "create" | "empty" | "audit" | "relay" | "topic" | "poison" | "memory" | "jobs" | "list" | "deploys" | "all" => {
+                part = argument
+            }
             other => bail!("unknown argument `{other}`; {USAGE}"),
         }
     }
@@ -182,6 +190,9 @@ async fn measure(part: &str, sizes: &Sizes, report: &mut Report) -> anyhow::Resu
     }
     if wanted("list") {
         list::measure(sizes, report).await?;
+    }
+    if wanted("deploys") {
+        deploys::measure(sizes, report).await?;
     }
     Ok(())
 }

@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use tidemill::cli::token;
 use tidemill::config::Secret;
 use tidemill::embedded::Postgres;
+use tidemill::fleet::{Administration, Deployer};
+use tidemill::store::{Pool, PoolOptions};
 use tokio::process::Command;
 
 /// The login of the host.
@@ -141,7 +143,11 @@ impl Site {
         if let Some(bin) = std::env::var_os("TIDEMILL_POSTGRES_BIN").filter(|_| command.contains(&"dev")) {
             tidemill.env("TIDEMILL_POSTGRES_BIN", bin);
         }
-        tidemill.args(command).arg("--handlers").arg(handlers).current_dir(self.folder.path()).env("TIDEMILL_LOG", "warn");
+        tidemill.args(command);
+        if !handlers.as_os_str().is_empty() {
+            tidemill.arg("--handlers").arg(handlers);
+        }
+        tidemill.current_dir(self.folder.path()).env("TIDEMILL_LOG", "warn");
         Ok(tidemill)
     }
 
@@ -158,6 +164,22 @@ impl Site {
         command.env("TIDEMILL_DATABASE_URL", &self.database_url).env("TIDEMILL_KAFKA_BROKERS", brokers);
         command.arg("--data-dir").arg(self.path("host")).env("TIDEMILL_JWT_HS256_KEY", self.key()?.expose());
         Process::start(command, &self.path("serve.log")).await
+    }
+
+    /// Starts `tidemill serve` on what is deployed.
+    pub(crate) async fn serve_active(&self, name: &str) -> anyhow::Result<Process> {
+        let any = "127.0.0.1:0";
+        let mut command = self.tidemill(&["serve", "--http-addr", any, "--admin-addr", any], Path::new(""))?;
+        command.env("TIDEMILL_DATABASE_URL", &self.database_url).env("TIDEMILL_KAFKA_BROKERS", free_address()?);
+        command.arg("--data-dir").arg(self.path(name)).env("TIDEMILL_JWT_HS256_KEY", self.key()?.expose());
+        Process::start(command, &self.path(&format!("{name}.log"))).await
+    }
+
+    /// What deploys into this installation, and may migrate it.
+    pub(crate) fn deployer(&self) -> anyhow::Result<(Deployer, Administration)> {
+        let pool = Pool::new(&self.database_url, PoolOptions { connections: 4, ..PoolOptions::default() })?;
+        let admin = Administration { admin_url: self.admin_url.clone(), runtime_url: self.database_url.clone() };
+        Ok((Deployer::new(pool, "tidemill", Some(self.path("host/cache"))), admin))
     }
 
     /// Stops PostgreSQL and starts `tidemill dev` on the same data.

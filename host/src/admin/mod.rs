@@ -7,7 +7,9 @@
 mod api;
 
 use crate::config::Secret;
+use crate::fleet::Deployer;
 use crate::store::Pool;
+use crate::store::fleet::Pulse;
 use crate::telemetry::{Board, Metrics};
 use axum::Json;
 use axum::Router;
@@ -28,6 +30,14 @@ pub struct Admin {
     pub board: Arc<Board>,
     /// The numbers.
     pub metrics: Arc<Metrics>,
+    /// This replica's heartbeat.
+    pub pulse: Arc<Pulse>,
+    /// Deploys for the API.
+    pub deployer: Deployer,
+    /// Bytes of a revision at most.
+    pub revision_size: u64,
+    /// Set until what the host was started with is deployed and loaded.
+    pub starting: Arc<AtomicBool>,
     /// Set when the host stops: readiness fails before anything else does.
     pub stopping: Arc<AtomicBool>,
     /// The token of the API; without one it answers nobody.
@@ -37,7 +47,7 @@ pub struct Admin {
 impl Admin {
     /// The axum router of the admin port.
     pub fn router(self) -> Router {
-        let api = api::router(&self.pool, self.token.as_ref());
+        let api = api::router(&self.pool, self.token.as_ref(), self.deployer.clone(), self.revision_size);
         Router::new()
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
@@ -53,6 +63,10 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         reasons.push("the host is stopping".to_owned());
     } else if let Err(error) = admin.pool.check().await {
         reasons.push(error.to_string());
+    } else if let Err(reason) = admin.pulse.term() {
+        reasons.push(reason);
+    } else if admin.starting.load(Ordering::Relaxed) {
+        reasons.push("the host is starting: its handlers are being deployed".to_owned());
     }
     let (status, word) = match reasons.is_empty() {
         true => (StatusCode::OK, "ready"),

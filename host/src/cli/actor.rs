@@ -17,12 +17,17 @@ pub(super) fn args(command: Command) -> Command {
 /// Who does this.
 pub(super) fn actor(matches: &ArgMatches) -> String {
     let given = matches.get_one::<String>("as").cloned().or_else(|| std::env::var("TIDEMILL_ACTOR").ok());
-    given.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("{}@{}", user(), host()))
+    given.filter(|name| !name.is_empty()).unwrap_or_else(local)
 }
 
 /// Whether it is meant.
 pub(super) fn meant(matches: &ArgMatches) -> bool {
     matches.get_flag("yes")
+}
+
+/// Who runs this process, where.
+pub(super) fn local() -> String {
+    format!("{}@{}", user(), host())
 }
 
 fn user() -> String {

@@ -3,11 +3,14 @@
 use super::host::{Host, Setup, Signals};
 use super::plan::Plan;
 use super::token;
+use super::watch::{self, Swap};
 use crate::config::{Config, KafkaAccess};
 use crate::embedded::{Broker, Postgres};
+use crate::fleet::Administration;
 use crate::kafka::topics::{Cluster, Plan as TopicsPlan, Topics};
 use crate::store::{Consent, MigrationOptions, Migrator};
 use anyhow::Context;
+use clap::{Arg, ArgAction};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,15 +21,28 @@ use tokio::task::JoinHandle;
 /// The login of the host on its private PostgreSQL.
 const LOGIN: &str = "tidemill_host";
 
-pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+/// The flag `--watch`.
+pub(super) const WATCH: &str = "watch";
+
+pub(super) fn watch_flag() -> Arg {
+    Arg::new(WATCH)
+        .long(WATCH)
+        .action(ArgAction::SetTrue)
+        .help("Build the handlers first, and build and swap them whenever one of their files is saved")
+}
+
+pub(super) async fn run(config: Config, watching: bool) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut signals = Signals::listen()?;
+    if watching {
+        watch::build_all(config.handlers()?).await?;
+    }
     let plan = Plan::load(config.handlers()?, config.installation())?;
     let data = config.data_dir();
     std::fs::create_dir_all(data).with_context(|| format!("cannot make the data folder {}", data.display()))?;
     let broker = EmbeddedBroker::start(data, config.kafka_addr()).await?;
     let postgres = Postgres::start_with(data, config.postgres_bin()).await?;
-    let ran = with_parts(&config, plan, &broker, &postgres, &mut signals, started).await;
+    let ran = with_parts(&config, plan, &broker, &postgres, &mut signals, started, watching).await;
     let broker_ended = broker.stop().await;
     let postgres_ended = postgres.stop().await;
     ran.and(broker_ended).and(postgres_ended)
@@ -39,11 +55,12 @@ async fn with_parts(
     postgres: &Postgres,
     signals: &mut Signals,
     started: Instant,
+    watching: bool,
 ) -> anyhow::Result<()> {
     let database_url = postgres.runtime_url(LOGIN);
     // Nothing runs beside what is being written, so the log only says what a database in use would refuse.
     let options = MigrationOptions { consent: Consent::in_development(), lock_timeout: config.migration_lock_timeout() };
-    let mut migrator = Migrator::connect(&postgres.admin_url()).await?.with(options);
+    let mut migrator = Migrator::connect(&postgres.admin_url()).await?.with(options.clone());
     for line in migrator.run(&database_url, &plan.apps()?).await? {
         tracing::info!("{line}");
     }
@@ -59,16 +76,31 @@ async fn with_parts(
         Some(token) => token.clone(),
         None => token::development_admin_token(config.data_dir())?,
     };
-    let setup = Setup { database_url, kafka, key, admin_token: Some(admin_token), plan };
+    let bundles = plan.bundles(config.revision_size())?;
+    let administration = Administration { admin_url: postgres.admin_url(), runtime_url: database_url.clone(), options };
+    let setup = Setup { database_url, kafka: kafka.clone(), key, admin_token: Some(admin_token) };
     let host = Host::start(config, setup).await?;
-    println!("{}", screen(config, &host, broker.addr, postgres, &names, &tries));
-    println!("ready http=http://{} admin=http://{} kafka={} after {:.1?}", host.http, host.admin, broker.addr, started.elapsed());
-    signals.wait().await;
-    host.stop().await
+    let begun = host.begin(&bundles, Some(&administration), signals).await;
+    if let Ok(true) = begun {
+        println!("{}", screen(config, &host, broker.addr, postgres, &names, &tries));
+        println!(
+            "ready http=http://{} admin=http://{} kafka={} after {:.1?}",
+            host.http,
+            host.admin,
+            broker.addr,
+            started.elapsed()
+        );
+        let swap = Swap::new(config, host.deployer(), administration, kafka, &plan)?;
+        tokio::select! {
+            () = signals.wait() => {}
+            () = watch::run(swap), if watching => {}
+        }
+    }
+    begun.map(drop).and(host.stop().await)
 }
 
 /// Makes the topics that are missing; those that exist stay as they are, for in development a topic's own history is worth more.
-async fn create_missing_topics(kafka: &KafkaAccess, topics: &Topics) -> anyhow::Result<()> {
+pub(super) async fn create_missing_topics(kafka: &KafkaAccess, topics: &Topics) -> anyhow::Result<()> {
     let cluster = Cluster::connect(kafka)?;
     let missing = TopicsPlan::new(topics, &cluster.describe(&topics.names()).await?, false).creations();
     for made in cluster.apply(&missing).await? {

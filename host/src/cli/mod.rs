@@ -1,17 +1,22 @@
-//! The commands, one file each. `plan` reads the handlers' folder, `host` runs the parts that `serve` and `dev` share.
+//! The commands, one file each. `plan` reads the handlers' folder, `host` runs the parts that `serve` and `dev` share; `fleet` has all about deploys.
 
 mod actor;
+mod build;
 mod consent;
 mod dev;
+mod fleet;
 mod host;
 mod migrate;
+mod new;
 mod offsets;
 mod operate;
 mod plan;
 mod reprocess;
 mod serve;
+mod test_host;
 pub mod token;
 mod topics;
+mod watch;
 
 use crate::config::{self, Command as Name, Config, LogFormat};
 use clap::{ArgMatches, Command};
@@ -46,6 +51,7 @@ pub fn command() -> Command {
         .subcommand(config::args(
             Command::new("dev")
                 .about("Run everything on this machine: private PostgreSQL, embedded broker, the handlers")
+                .arg(dev::watch_flag())
                 .after_help(format!("Handlers: {handlers}. Data is kept under the data folder between starts; delete that folder to begin anew.")),
             Name::Dev,
         ))
@@ -53,7 +59,8 @@ pub fn command() -> Command {
             Command::new("serve")
                 .about("Run the handlers against a PostgreSQL and Kafka brokers that exist (production)")
                 .after_help(format!(
-                    "Handlers: {handlers}. Before the first start: `tidemill migrate` and `tidemill topics apply`.\n\
+                    "With --handlers, {handlers} is deployed at the start; without, what is active runs. Before the first start: `tidemill migrate`\n\
+                     and `tidemill topics apply`.\n\
                      Health: /livez, /readyz (its body names what is paused or stuck) and /metrics on the admin address."
                 )),
             Name::Serve,
@@ -63,13 +70,20 @@ pub fn command() -> Command {
         .subcommand(offsets::command())
         .subcommand(reprocess::command())
         .subcommand(token::command())
+        .subcommand(new::command())
+        .subcommand(build::command())
+        .subcommand(test_host::command())
         .subcommands(operate::commands())
+        .subcommands(fleet::commands())
 }
 
 fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     match matches.subcommand() {
         Some(("token", matches)) => token::run(matches),
-        Some(("dev", matches)) => with_runtime(Name::Dev, matches, dev::run),
+        Some(("new", matches)) => new::run(matches),
+        Some(("build", matches)) => build::run(matches),
+        Some(("test-host", matches)) => test_host::run(matches),
+        Some(("dev", matches)) => with_runtime(Name::Dev, matches, |config| dev::run(config, matches.get_flag(dev::WATCH))),
         Some(("serve", matches)) => with_runtime(Name::Serve, matches, serve::run),
         Some(("migrate", matches)) => with_runtime(Name::Migrate, matches, |config| migrate::run(config, matches.clone())),
         Some(("offsets", matches)) => match matches.subcommand() {
@@ -79,6 +93,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         },
         Some(("reprocess", matches)) => with_runtime(Name::Reprocess, matches, |config| reprocess::run(config, matches.clone())),
         Some((name, matches)) if operate::NAMES.contains(&name) => operate::run(name, matches),
+        Some((name, matches)) if fleet::NAMES.contains(&name) => fleet::run(name, matches),
         _ => anyhow::bail!("no command given; see `tidemill --help`"),
     }
 }

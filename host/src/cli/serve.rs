@@ -3,6 +3,7 @@
 use super::host::{Host, Setup, Signals};
 use super::plan::Plan;
 use crate::config::Config;
+use crate::fleet::Bundle;
 
 pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
@@ -11,14 +12,28 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         kafka: config.kafka()?.clone(),
         key: config.jwt_hs256_key()?.clone(),
         admin_token: config.admin_token().cloned(),
-        plan: Plan::load(config.handlers()?, config.installation())?,
     };
-    let host = Host::start(&config, setup).await?;
+    // Read before anything starts: what is wrong in the folder is said at once.
+    let bundles = match config.handlers_if_given() {
+        Some(folder) => Plan::load(folder, config.installation())?.bundles(config.revision_size())?,
+        None => Vec::new(),
+    };
+    let mut host = Host::start(&config, setup).await?;
     tracing::info!(http = %host.http, admin = %host.admin, "listening");
-    let waited = host.wait_for_database(&mut signals).await;
-    if let Ok(true) = waited {
-        println!("ready http=http://{} admin=http://{}", host.http, host.admin);
-        signals.wait().await;
+    match run_host(&mut host, &bundles, &mut signals).await {
+        Ok(Some(broken)) => Err(broken),
+        ran => ran.map(drop).and(host.stop().await),
     }
-    waited.map(drop).and(host.stop().await)
+}
+
+/// Runs until the process is told to stop; what it returns has ended it by itself.
+async fn run_host(host: &mut Host, bundles: &[Bundle], signals: &mut Signals) -> anyhow::Result<Option<anyhow::Error>> {
+    if !host.wait_for_database(signals).await? || !host.begin(bundles, None, signals).await? {
+        return Ok(None);
+    }
+    println!("ready http=http://{} admin=http://{}", host.http, host.admin);
+    tokio::select! {
+        () = signals.wait() => Ok(None),
+        broken = host.broken() => Ok(Some(broken)),
+    }
 }

@@ -2,11 +2,16 @@
 
 use super::plan::Plan as Handlers;
 use super::with_runtime;
-use crate::config::{self, Command as Name, Config};
+use crate::config::{self, Command as Name, Config, KafkaAccess};
+use crate::engine::Registry;
+use crate::fleet;
 use crate::kafka::topics::{Applied, Cluster, Outcome, Plan, Step};
+use crate::telemetry::Board;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value as Json, json};
 use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// What `plan` ends with when something differs.
 const DIFFERENCES: u8 = 2;
@@ -56,6 +61,29 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             _ => ExitCode::SUCCESS,
         })
     })
+}
+
+/// Checks the topics of the active handlers while the host runs, anew whenever others are active.
+pub(super) async fn watch(kafka: Arc<KafkaAccess>, registry: Arc<Registry>, board: Arc<Board>, stop: watch::Receiver<bool>) {
+    let (mut changes, mut stopped) = (registry.changes(), stop.clone());
+    while !*stopped.borrow() {
+        let handlers = registry.handlers();
+        let checked = async {
+            match fleet::topics(handlers.iter().map(|handler| &handler.manifest)) {
+                Ok(topics) if !handlers.is_empty() => {
+                    crate::kafka::topics::watch(kafka.clone(), topics, board.clone(), stop.clone()).await
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!("the topics are not checked: {error:#}"),
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = checked => {}
+            _ = changes.changed() => {}
+            _ = stopped.changed() => {}
+        }
+    }
 }
 
 /// The answer for people: a line for each step and each topic without one, the warnings, a summary.

@@ -64,6 +64,7 @@ pub struct Config {
     concurrency: usize,
     shutdown_grace: Duration,
     outcome_deadline: Duration,
+    revision_size: u64,
     postgres_bin: Option<PathBuf>,
     log: String,
     log_format: LogFormat,
@@ -115,6 +116,7 @@ impl Config {
             concurrency: typed(&values, "concurrency", p, |text| count(text, 900)),
             shutdown_grace: typed(&values, "shutdown_grace", p, units::parse_duration),
             outcome_deadline: typed(&values, "outcome_deadline", p, units::parse_duration),
+            revision_size: typed(&values, "revision_size", p, revision_size),
             postgres_bin: values.parse("postgres_bin", p, path),
             log: typed(&values, "log", p, log_filter),
             log_format: typed(&values, "log_format", p, log_format),
@@ -134,6 +136,11 @@ impl Config {
         self.required("handlers", self.handlers.as_deref())
     }
 
+    /// The same for a command that can do without.
+    pub fn handlers_if_given(&self) -> Option<&Path> {
+        self.handlers.as_deref()
+    }
+
     /// The running host's database.
     pub fn database_url(&self) -> Result<&DatabaseUrl, Problems> {
         self.required("database_url", self.database_url.as_ref())
@@ -142,6 +149,11 @@ impl Config {
     /// The database for migrations.
     pub fn admin_database_url(&self) -> Result<&DatabaseUrl, Problems> {
         self.required("admin_database_url", self.admin_database_url.as_ref())
+    }
+
+    /// The same for a command that can do without.
+    pub fn admin_database_url_if_given(&self) -> Option<&DatabaseUrl> {
+        self.admin_database_url.as_ref()
     }
 
     /// Where Kafka is and how to get in.
@@ -212,6 +224,11 @@ impl Config {
     /// How long the host asks for the outcome of a commit whose connection broke.
     pub fn outcome_deadline(&self) -> Duration {
         self.outcome_deadline
+    }
+
+    /// Bytes of a revision at most.
+    pub fn revision_size(&self) -> u64 {
+        self.revision_size
     }
 
     /// The folder of PostgreSQL's programs, if given.
@@ -287,6 +304,15 @@ fn installation(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("`{text}` is no installation name: a small letter, then up to 30 small letters, digits and `_`"))
+}
+
+/// PostgreSQL takes values below 1 GiB.
+fn revision_size(text: &str) -> Result<u64, String> {
+    match units::parse_size(text)? {
+        0 => Err(format!("`{text}` would take nothing")),
+        bytes if bytes > 512 << 20 => Err(format!("`{text}` is above `512MiB`, the most that fits into a row")),
+        bytes => Ok(bytes),
+    }
 }
 
 fn count(text: &str, most: usize) -> Result<usize, String> {

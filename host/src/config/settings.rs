@@ -21,6 +21,10 @@ pub enum Command {
     Reprocess,
     /// What operators do: `tidemill waiting`, `dlq`, `outbox`, `actions`
     Operate,
+    /// `tidemill deploy` and `tidemill rollback`
+    Deploy,
+    /// The rest about deploys: `tidemill ps`, `revisions`, `diff`, `undeploy`, `pause`, `resume`
+    Fleet,
 }
 
 impl Command {
@@ -35,11 +39,13 @@ impl Command {
             Command::Offsets => "offsets",
             Command::Reprocess => "reprocess",
             Command::Operate => "waiting/dlq/outbox/jobs/actions",
+            Command::Deploy => "deploy/rollback",
+            Command::Fleet => "ps/revisions/diff/undeploy/pause/resume",
         }
     }
 }
 
-use Command::{Dev, Migrate, Offsets, Operate, Reprocess, Serve, Token, Topics};
+use Command::{Deploy, Dev, Fleet, Migrate, Offsets, Operate, Reprocess, Serve, Token, Topics};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
@@ -98,9 +104,9 @@ pub const SETTINGS: &[Setting] = &[
         flag: Some("handlers"),
         env: "TIDEMILL_HANDLERS",
         value: "DIR",
-        help: "Folder of the handlers: every handler.toml below it",
+        help: "Folder of the handlers: every handler.toml below it; `serve` deploys it at its start, and without it runs what is active",
         commands: &[Dev, Serve, Migrate, Topics],
-        required: &[Dev, Serve, Migrate, Topics],
+        required: &[Dev, Migrate, Topics],
         ..PLAIN
     },
     Setting {
@@ -111,8 +117,8 @@ pub const SETTINGS: &[Setting] = &[
         help: "PostgreSQL of the running host: a login that is no superuser, not through a transaction-mode pooler",
         secret: true,
         file: Some(FileForm { key: "database_url_file", flag: "database-url-file", env: "TIDEMILL_DATABASE_URL_FILE" }),
-        commands: &[Serve, Migrate, Offsets, Reprocess, Operate],
-        required: &[Serve, Migrate, Offsets, Reprocess, Operate],
+        commands: &[Serve, Migrate, Offsets, Reprocess, Operate, Deploy, Fleet],
+        required: &[Serve, Migrate, Offsets, Reprocess, Operate, Deploy, Fleet],
         ..PLAIN
     },
     Setting {
@@ -120,14 +126,14 @@ pub const SETTINGS: &[Setting] = &[
         flag: Some("admin-database-url"),
         env: "TIDEMILL_ADMIN_DATABASE_URL",
         value: "URL",
-        help: "The same PostgreSQL for migrations: a login that may create schemas and roles",
+        help: "The same PostgreSQL for migrations: a login that may create schemas and roles; `deploy` needs it where something is to be migrated",
         secret: true,
         file: Some(FileForm {
             key: "admin_database_url_file",
             flag: "admin-database-url-file",
             env: "TIDEMILL_ADMIN_DATABASE_URL_FILE",
         }),
-        commands: &[Migrate],
+        commands: &[Migrate, Deploy],
         required: &[Migrate],
         ..PLAIN
     },
@@ -255,7 +261,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "DIR",
         default: Some(".tidemill"),
         help: "Compiled components and, in development, the private PostgreSQL, the broker's log, the token key and the admin token",
-        commands: &[Dev, Serve, Token],
+        commands: &[Dev, Serve, Token, Deploy],
         ..PLAIN
     },
     Setting {
@@ -285,7 +291,17 @@ pub const SETTINGS: &[Setting] = &[
         value: "NAME",
         default: Some("tidemill"),
         help: "Prefix of the database roles, for several installations on one PostgreSQL",
-        commands: &[Dev, Serve, Migrate],
+        commands: &[Dev, Serve, Migrate, Deploy, Fleet],
+        ..PLAIN
+    },
+    Setting {
+        key: "revision_size",
+        flag: Some("revision-size"),
+        env: "TIDEMILL_REVISION_SIZE",
+        value: "SIZE",
+        default: Some("64MiB"),
+        help: "Bytes of one revision at most: component, manifest and migrations",
+        commands: &[Dev, Serve, Deploy],
         ..PLAIN
     },
     Setting {
@@ -295,7 +311,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "DURATION",
         default: Some("5s"),
         help: "How long a migration may wait for a lock, and everybody behind it",
-        commands: &[Dev, Migrate],
+        commands: &[Dev, Migrate, Deploy],
         ..PLAIN
     },
     Setting {
@@ -350,7 +366,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "FILTER",
         default: Some("info"),
         help: "What is logged, such as `info` or `info,tidemill=debug`",
-        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess, Operate],
+        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess, Operate, Deploy, Fleet],
         ..PLAIN
     },
     Setting {
@@ -360,7 +376,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "text|json",
         default: Some("text"),
         help: "How log lines are written: `text` or `json`",
-        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess, Operate],
+        commands: &[Dev, Serve, Migrate, Topics, Offsets, Reprocess, Operate, Deploy, Fleet],
         ..PLAIN
     },
 ];

@@ -75,6 +75,7 @@ fn every_setting_of_the_table_reaches_the_configuration() {
         ("jwt_hs256_key", KEY),
         ("admin_token", KEY),
         ("installation", "blue_2"),
+        ("revision_size", "3MiB"),
         ("migration_lock_timeout", "3s"),
         ("db_connections", "7"),
         ("concurrency", "8"),
@@ -247,8 +248,7 @@ fn whole_numbers_may_stand_bare_in_the_file() {
 fn what_is_missing_is_named_with_all_its_ways() {
     assert_eq!(
         resolve(Command::Serve, &[], &[], None).unwrap_err(),
-        "`tidemill serve` needs `handlers`: give --handlers DIR, TIDEMILL_HANDLERS or `handlers` in tidemill.toml\n\
-         `tidemill serve` needs `database_url`: give --database-url URL, TIDEMILL_DATABASE_URL[_FILE] or `database_url` in tidemill.toml\n\
+        "`tidemill serve` needs `database_url`: give --database-url URL, TIDEMILL_DATABASE_URL[_FILE] or `database_url` in tidemill.toml\n\
          `tidemill serve` needs `kafka_brokers`: give --kafka-brokers HOST:PORT,…, TIDEMILL_KAFKA_BROKERS or `kafka_brokers` in tidemill.toml\n\
          `tidemill serve` needs `jwt_hs256_key`: give --jwt-hs256-key-file FILE, TIDEMILL_JWT_HS256_KEY[_FILE] or `jwt_hs256_key` in tidemill.toml"
     );

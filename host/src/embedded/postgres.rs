@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use tokio::sync::oneshot;
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, error::SqlState};
 
 use place::{lock, place};
 use programs::{Account, Programs};
@@ -39,6 +39,8 @@ pub struct Postgres {
     programs: Programs,
     account: Account,
     adopted: bool,
+    /// Its data are thrown away: it need not survive a power cut.
+    scratch: bool,
     /// One host at a time: the kernel gives the lock back when this one ends, however it ends.
     _lock: fs::File,
 }
@@ -52,6 +54,16 @@ impl Postgres {
 
     /// The same with the folder of the programs, if it is known.
     pub async fn start_with(data_dir: &Path, bin: Option<&Path>) -> anyhow::Result<Self> {
+        Self::start_as(data_dir, bin, false).await
+    }
+
+    /// A server whose data are thrown away when it ends: it never waits for the disk.
+    pub async fn start_scratch(data_dir: &Path) -> anyhow::Result<Self> {
+        let bin = std::env::var_os(BIN_ENV).filter(|bin| !bin.is_empty()).map(PathBuf::from);
+        Self::start_as(data_dir, bin.as_deref(), true).await
+    }
+
+    async fn start_as(data_dir: &Path, bin: Option<&Path>, scratch: bool) -> anyhow::Result<Self> {
         fs::create_dir_all(data_dir).with_context(|| format!("can't make the data folder {}", data_dir.display()))?;
         let data_dir = fs::canonicalize(data_dir)?;
         let lock = lock(&data_dir)?;
@@ -60,7 +72,7 @@ impl Postgres {
         let data = folder.join("data");
         let programs = Programs::find(bin, fs::read_to_string(data.join("PG_VERSION")).ok().as_deref())
             .with_context(|| format!("can't start the private PostgreSQL in {}", folder.display()))?;
-        let mut server = Self { folder, programs, account, adopted: false, _lock: lock };
+        let mut server = Self { folder, programs, account, adopted: false, scratch, _lock: lock };
         server.adopted = server.left_running().await;
         if !server.adopted {
             if !data.join("PG_VERSION").exists() {
@@ -80,7 +92,40 @@ impl Postgres {
 
     /// Another user's URL.
     pub fn runtime_url(&self, user: &str) -> String {
-        format!("postgres://{}@{}/{DATABASE}", encoded(user), encoded(&self.folder.to_string_lossy()))
+        self.url(user, DATABASE)
+    }
+
+    /// The URL of any database.
+    pub fn url(&self, user: &str, database: &str) -> String {
+        format!("postgres://{}@{}/{}", encoded(user), encoded(&self.folder.to_string_lossy()), encoded(database))
+    }
+
+    /// The superuser's URL of any database.
+    pub fn superuser_url(&self, database: &str) -> String {
+        self.url(SUPERUSER, database)
+    }
+
+    /// Makes a database, as a copy of another if one is named. Waits a moment for those that are still connected to that one.
+    pub async fn make_database(&self, name: &str, template: Option<&str>) -> anyhow::Result<()> {
+        let client = self.connect(SUPERUSER).await?;
+        let template = template.unwrap_or("template0");
+        let end = Instant::now() + STOP_PATIENCE;
+        loop {
+            // Copied file by file: the log of a small database is larger than its files, and a checkpoint that syncs nothing is quick.
+            let made = client.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")).await;
+            match made {
+                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                made => return made.with_context(|| format!("can't make the database {name}")),
+            }
+        }
+    }
+
+    /// Removes a database, and whoever is connected to it.
+    pub async fn drop_database(&self, name: &str) -> anyhow::Result<()> {
+        let client = self.connect(SUPERUSER).await?;
+        client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.map_err(Into::into)
     }
 
     /// What a person types to look into the database.
@@ -174,6 +219,7 @@ impl Postgres {
             .arg("-D")
             .arg(&aside)
             .args(["-U", SUPERUSER, "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8", "--locale=C.UTF-8"])
+            .args(self.scratch.then_some("--no-sync"))
             .current_dir(&self.folder)
             .output()
             .with_context(|| format!("can't run {}", self.programs.initdb().display()))?;
@@ -203,6 +249,18 @@ impl Postgres {
             "logging_collector=off",
         ] {
             command.arg("-c").arg(setting);
+        }
+        if self.scratch {
+            command.args([
+                "-c",
+                "fsync=off",
+                "-c",
+                "synchronous_commit=off",
+                "-c",
+                "full_page_writes=off",
+                "-c",
+                "autovacuum=off",
+            ]);
         }
         // Ctrl-C reaches the whole group of the terminal; the server has to outlive the host's own shutdown.
         command.process_group(0);

@@ -38,37 +38,39 @@ impl Cache {
         Self { folder: None }
     }
 
-    /// The compiled form of `bytes`, from the folder or the compiler.
-    pub(super) fn load(&self, engine: &Engine, bytes: &[u8]) -> anyhow::Result<Component> {
-        let Some(folder) = &self.folder else {
-            return Component::from_binary(engine, bytes).map_err(readable);
-        };
-        let file = folder.join(format!("{}.cwasm", key(engine, bytes)));
-        if let Some(component) = read(engine, &file) {
-            return Ok(component);
-        }
-        let code = engine.precompile_component(bytes).map_err(readable)?;
-        if let Err(error) = write(&file, &code) {
+    /// Whether there is code for the component with this digest.
+    pub(super) fn has(&self, engine: &Engine, digest: &[u8; 32]) -> bool {
+        self.file(engine, digest).is_some_and(|file| file.exists())
+    }
+
+    /// The code that is kept for the component with this digest, if it is sound.
+    pub(super) fn read(&self, engine: &Engine, digest: &[u8; 32]) -> Option<Component> {
+        read(engine, &self.file(engine, digest)?)
+    }
+
+    /// Keeps code and makes it ready to run.
+    pub(super) fn keep(&self, engine: &Engine, digest: &[u8; 32], code: &[u8]) -> anyhow::Result<Component> {
+        if let Some(file) = self.file(engine, digest)
+            && let Err(error) = write(&file, code)
+        {
             // A full disk costs time, not the deploy.
             tracing::warn!(file = %file.display(), %error, "the compiled component cannot be kept; it will be compiled again at the next start");
         }
-        deserialize(engine, &code)
+        deserialize(engine, code)
     }
-}
 
-fn key(engine: &Engine, bytes: &[u8]) -> String {
-    let mut settings = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut settings);
-    let content = Sha256::digest(bytes);
-    let hex: String = content.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{hex}-{:016x}", settings.finish())
+    fn file(&self, engine: &Engine, digest: &[u8; 32]) -> Option<PathBuf> {
+        let mut settings = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut settings);
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(self.folder.as_ref()?.join(format!("{hex}-{:016x}.cwasm", settings.finish())))
+    }
 }
 
 fn read(engine: &Engine, file: &Path) -> Option<Component> {
     let stored = std::fs::read(file).ok()?;
-    let (digest, code) = stored.split_at_checked(DIGEST)?;
-    let sound = Sha256::digest(code).as_slice() == digest;
-    let component = if sound { deserialize(engine, code).ok() } else { None };
+    let sound = stored.split_at_checked(DIGEST).filter(|(digest, code)| Sha256::digest(code).as_slice() == *digest);
+    let component = sound.and_then(|(_, code)| deserialize(engine, code).ok());
     if component.is_none() {
         tracing::warn!(file = %file.display(), "a compiled component on disk is damaged; compiling it again");
     }
@@ -106,13 +108,17 @@ mod tests {
         let engine = Engine::new(&super::super::settings()).unwrap();
         let cache = Cache::open(folder.path()).unwrap();
         let empty_component = b"\0asm\x0d\0\x01\0";
-        cache.load(&engine, empty_component).unwrap();
+        let digest = Sha256::digest(empty_component).into();
+        let code = engine.precompile_component(empty_component).unwrap();
+        cache.keep(&engine, &digest, &code).unwrap();
+        assert!(cache.has(&engine, &digest) && cache.read(&engine, &digest).is_some());
         let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
         let good = std::fs::read(&file).unwrap();
         for damage in [good[..10].to_vec(), good.iter().enumerate().map(|(i, b)| if i == 100 { !b } else { *b }).collect()] {
             std::fs::write(&file, &damage).unwrap();
             assert!(read(&engine, &file).is_none());
-            cache.load(&engine, empty_component).unwrap();
+            assert!(cache.read(&engine, &digest).is_none());
+            cache.keep(&engine, &digest, &code).unwrap();
             assert_eq!(std::fs::read(&file).unwrap(), good, "the good code is written again");
         }
     }

@@ -6,7 +6,6 @@ use crate::bindings::{events, http};
 use crate::capabilities::sql::Gate;
 use crate::manifest::Manifest;
 use anyhow::{Context, bail};
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::component::{Component, InstancePre};
@@ -14,10 +13,14 @@ use wasmtime::component::{Component, InstancePre};
 /// What a handler is made from.
 #[derive(Debug, Clone)]
 pub struct HandlerSource {
+    /// Its revision: 64 hex digits.
+    pub revision: String,
     /// Its manifest.
     pub manifest: Manifest,
-    /// Its component, as a binary.
-    pub component: Vec<u8>,
+    /// SHA-256 of its component: what compiled code is kept under.
+    pub digest: [u8; 32],
+    /// Its component, as a binary; it may be left out of one whose compiled code is kept ([`Engine::keeps`]).
+    pub component: Option<Vec<u8>>,
     /// Its database role.
     pub role: String,
 }
@@ -26,8 +29,10 @@ pub struct HandlerSource {
 pub struct Handler {
     /// Its name.
     pub name: Arc<str>,
-    /// Its revision: the first 12 hex digits of the SHA-256 of its component.
+    /// Its revision as it is shown: the first 12 hex digits.
     pub revision: Arc<str>,
+    /// Its revision: 64 hex digits, the SHA-256 of manifest, component and migrations.
+    pub id: Arc<str>,
     /// What it may do, and what starts it.
     pub manifest: Manifest,
     pub(super) role: Arc<str>,
@@ -51,9 +56,11 @@ impl Engine {
     }
 
     fn prepare_inner(&self, source: HandlerSource) -> anyhow::Result<Handler> {
-        let HandlerSource { manifest, component: bytes, role } = source;
-        check_form(&bytes)?;
-        let component = self.cache.load(&self.wasm, &bytes).context("its component does not compile")?;
+        let HandlerSource { revision, manifest, digest, component, role } = source;
+        component.as_deref().map_or(Ok(()), check_form)?;
+        let component =
+            self.compiler.load(&self.wasm, &digest, component.as_deref()).context("its component does not compile")?;
+        let component = component.context("its compiled code is not kept, and its component was not given")?;
         check_imports(&manifest, &component, &self.wasm)?;
         let pre = self
             .linker
@@ -62,20 +69,22 @@ impl Engine {
             .context("its imports do not fit this host's interfaces; build it against the WIT packages of this version")?;
         let http = match manifest.http.is_empty() {
             true => None,
-            false => Some(http::GuestIndices::new(&pre).map_err(readable).context(
-                "its manifest has [[http]] routes, but the component does not export `tidemill:http/http@0.1.0` (world `http-handler`)",
-            )?),
+            false => Some(http::GuestIndices::new(&pre).map_err(readable).with_context(|| {
+                let what = "its manifest has [[http]] routes, but the component does not export `tidemill:http/http@0.1.0` (world `http-handler`)";
+                format!("{what}{}", beside(&component, &self.wasm, "tidemill:http/http@"))
+            })?),
         };
         let events = match manifest.topics.is_empty() {
             true => None,
-            false => Some(events::GuestIndices::new(&pre).map_err(readable).context(
-                "its manifest has [[topic]] subscriptions, but the component does not export `tidemill:events/events@0.1.0` (world `event-handler`)",
-            )?),
+            false => Some(events::GuestIndices::new(&pre).map_err(readable).with_context(|| {
+                let what = "its manifest has [[topic]] subscriptions, but the component does not export `tidemill:events/events@0.1.0` (world `event-handler`)";
+                format!("{what}{}", beside(&component, &self.wasm, "tidemill:events/events@"))
+            })?),
         };
-        let revision: String = Sha256::digest(&bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         Ok(Handler {
             name: manifest.name.as_str().into(),
-            revision: revision.into(),
+            revision: short(&revision).into(),
+            id: revision.into(),
             role: role.into(),
             schema: manifest.app.as_str().into(),
             scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
@@ -88,8 +97,39 @@ impl Engine {
     }
 }
 
+/// A revision as it is shown.
+pub fn short(revision: &str) -> &str {
+    revision.get(..12).unwrap_or(revision)
+}
+
+/// What a component imports and exports, a line each.
+pub fn interfaces(component: &[u8]) -> anyhow::Result<Vec<String>> {
+    use wasmparser::{Parser, Payload};
+    let mut found = Vec::new();
+    // Only the outermost component's: those within it are its own affair.
+    let mut depth = 0u32;
+    for payload in Parser::new(0).parse_all(component) {
+        match payload? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    found.push(format!("imports {}", import?.name.name));
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    found.push(format!("exports {}", export?.name.name));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
 /// The preamble of a WebAssembly binary: magic, then version and layer (1: module, 13: component).
-fn check_form(bytes: &[u8]) -> anyhow::Result<()> {
+pub fn check_form(bytes: &[u8]) -> anyhow::Result<()> {
     match bytes.get(..8) {
         Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
             bail!("its file is a core WebAssembly module, not a component; build it with --target wasm32-wasip2")
@@ -98,6 +138,9 @@ fn check_form(bytes: &[u8]) -> anyhow::Result<()> {
         _ => bail!("its file is no WebAssembly component"),
     }
 }
+
+/// The version of all interfaces of ours.
+const OURS: &str = "0.1.0";
 
 /// Interfaces of WASI that are linked for everybody; `instantiate_pre` finds what is missing inside of them.
 const OPEN: [&str; 4] = ["wasi:cli/", "wasi:io/", "wasi:clocks/", "wasi:random/"];
@@ -112,8 +155,21 @@ fn check_imports(manifest: &Manifest, component: &Component, engine: &wasmtime::
     }
 }
 
+/// Names the version that the component does export, if it is another one.
+fn beside(component: &Component, engine: &wasmtime::Engine, interface: &str) -> String {
+    let ty = component.component_type();
+    let found = ty.exports(engine).map(|(name, _)| name).find(|name| name.starts_with(interface) && !name.ends_with(OURS));
+    found.map(|name| format!(", but `{name}`: build it against the WIT packages of this host")).unwrap_or_default()
+}
+
 fn refusal(manifest: &Manifest, import: &str) -> Option<String> {
-    let interface = import.split('@').next().unwrap_or(import);
+    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+    if interface.starts_with("tidemill:") && version != OURS {
+        return Some(format!(
+            "it imports `{import}`, but this host has version {OURS} of that interface; build it against the WIT packages of this host, or \
+             deploy it to a host that is newer"
+        ));
+    }
     let missing = |section: &str| {
         Some(format!("it imports `{import}`, which its manifest does not grant; add `{section}` to handler.toml"))
     };

@@ -7,6 +7,7 @@ use super::{Engine, Handler, TICK};
 use crate::bindings::{events, http};
 use crate::capabilities::log::Sink;
 use crate::capabilities::publish::Cause;
+use crate::store::fleet::Term;
 use crate::store::{
     Claim, CommitError, Consumer, Identity, Record, RequestKey, StatementError, StatementErrorKind, Unit, UnitContext,
 };
@@ -211,8 +212,17 @@ enum Returned {
 
 /// The guest's part of a call, once the inbox has had its say.
 enum Work {
+    /// Only an instance is wanted.
+    Nothing,
     Http(Box<http::Request>),
     Events(Vec<events::Event>),
+}
+
+/// What is to be known at the end of a unit.
+struct Ending {
+    term: Term,
+    parked: usize,
+    rehearse: bool,
 }
 
 impl Engine {
@@ -233,6 +243,7 @@ impl Engine {
     }
 
     async fn invoke_inner(&self, handler: &Arc<Handler>, origin: Origin, call: Call) -> Result<Answer, Failure> {
+        let term = self.pulse.term().map_err(Failure::Unavailable)?;
         let mut unit = Unit::new(self.pool.clone(), self.unit_context(handler, &origin));
         if let Some(key) = origin.key
             && let Some(response) = once::claim(&mut unit, key).await.transpose()
@@ -257,7 +268,7 @@ impl Engine {
                 };
                 parked = count;
                 if items.is_empty() {
-                    self.keep(unit, origin.rehearse || parked == 0).await?;
+                    self.keep(unit, term, origin.rehearse || parked == 0).await?;
                     return Ok(Answer::Events { handled: 0, parked });
                 }
                 causes = items.iter().filter_map(|(position, _)| causes.get(*position).cloned()).collect();
@@ -283,7 +294,8 @@ impl Engine {
                 return Err(host_fault.map_or(failure, Failure::from));
             }
         };
-        self.end(unit, returned, &positions, parked, origin.rehearse).await
+        let ending = Ending { term, parked, rehearse: origin.rehearse };
+        self.end(unit, returned, &positions, ending).await
     }
 
     fn unit_context(&self, handler: &Handler, origin: &Origin) -> UnitContext {
@@ -342,8 +354,7 @@ impl Engine {
         mut unit: Unit,
         returned: Returned,
         positions: &[usize],
-        parked: usize,
-        rehearse: bool,
+        Ending { term, parked, rehearse }: Ending,
     ) -> Result<Answer, Failure> {
         let failed = match &returned {
             Returned::Http(response) => response.status >= 400,
@@ -369,10 +380,10 @@ impl Engine {
                     unit.rollback().await;
                     return Err(failure);
                 }
-                self.keep(unit, rehearse).await.map(|()| Answer::Http(response))
+                self.keep(unit, term, rehearse).await.map(|()| Answer::Http(response))
             }
             Returned::Events(Ok(())) => {
-                self.keep(unit, rehearse).await.map(|()| Answer::Events { handled: positions.len(), parked })
+                self.keep(unit, term, rehearse).await.map(|()| Answer::Events { handled: positions.len(), parked })
             }
             Returned::Events(Err(failure)) => {
                 let host_fault = unit.doomed().filter(|error| error.is_host_fault()).cloned();
@@ -382,10 +393,15 @@ impl Engine {
         }
     }
 
-    async fn keep(&self, unit: Unit, rehearse: bool) -> Result<(), Failure> {
+    async fn keep(&self, unit: Unit, term: Term, rehearse: bool) -> Result<(), Failure> {
         if rehearse {
             unit.rollback().await;
             return Ok(());
+        }
+        // Others may have gone on without this replica: what it began before is not kept.
+        if let Err(late) = self.pulse.still(term) {
+            unit.rollback().await;
+            return Err(Failure::Unavailable(late));
         }
         let kept = unit.commit().await?;
         if kept.published {
@@ -398,10 +414,23 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Makes one instance and throws it away: a component that can't be instantiated is found before it is used, and the first call does not
+    /// wait for what is made once.
+    pub async fn try_instance(&self, handler: &Arc<Handler>) -> Result<(), Failure> {
+        let unit = Unit::new(self.pool.clone(), self.unit_context(handler, &Origin::default()));
+        let log = Sink::new(handler.name.clone(), String::new(), 0);
+        let (state, made) = self.run(State::new(unit, handler.clone(), Vec::new(), log), Work::Nothing).await;
+        state.unit.rollback().await;
+        made.map(drop)
+    }
+}
+
 async fn call(handler: &Handler, store: &mut Store<State>, work: Work) -> wasmtime::Result<Returned> {
     let instance = handler.pre.instantiate_async(&mut *store).await?;
     let missing = |what: &str| wasmtime::Error::msg(format!("the component exports no {what} handler"));
     match work {
+        Work::Nothing => Ok(Returned::Events(Ok(()))),
         Work::Http(request) => {
             let guest = handler.http.as_ref().ok_or_else(|| missing("HTTP"))?.load(&mut *store, &instance)?;
             guest.call_handle(&mut *store, &request).await.map(Returned::Http)

@@ -2,7 +2,7 @@
 //!
 //! - `admit`: which events of a batch the guest gets
 //! - `bell`: how the trigger of jobs hears of new ones
-//! - `cache`: compiled components on disk, by content and engine
+//! - `cache`: compiled components on disk, by content and engine; `compiler`: what is not there yet
 //! - `handler`: a compiled handler, its imports checked against its grants
 //! - `registry`: which handler is active, and which routes and topics lead to it
 //! - `once`: requests with an `Idempotency-Key`
@@ -12,6 +12,7 @@
 mod admit;
 mod bell;
 mod cache;
+mod compiler;
 mod handler;
 mod invoke;
 mod once;
@@ -20,13 +21,15 @@ mod state;
 
 pub use bell::JobsBell;
 pub use cache::Cache;
-pub use handler::{Handler, HandlerSource};
+pub use handler::{Handler, HandlerSource, check_form, interfaces, short};
 pub use invoke::{Answer, Batch, Call, Failure, Fence, Item, Origin};
-pub use registry::{Match, Registry, RouteError};
+pub use registry::{Match, Pause, Registry, RouteError, Slot, check_routes};
 
 use crate::capabilities::{jobs, log, publish, sql};
 use crate::store::Pool;
+use crate::store::fleet::Pulse;
 use crate::telemetry::Metrics;
+use compiler::Compiler;
 use state::State;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +48,7 @@ const LARGEST_MEMORY: usize = 1 << 30;
 pub struct Engine {
     wasm: wasmtime::Engine,
     linker: Linker<State>,
-    cache: Cache,
+    compiler: Compiler,
     pool: Pool,
     /// Rung after each commit that left rows in the outbox.
     outbox_bell: Arc<Notify>,
@@ -53,6 +56,7 @@ pub struct Engine {
     jobs_bell: Arc<JobsBell>,
     metrics: Arc<Metrics>,
     outcome_patience: Duration,
+    pulse: Arc<Pulse>,
 }
 
 impl Engine {
@@ -64,13 +68,29 @@ impl Engine {
         Ok(Self {
             wasm,
             linker,
-            cache,
+            compiler: Compiler::new(cache)?,
             pool,
             outbox_bell: Arc::new(Notify::new()),
             jobs_bell: Arc::new(JobsBell::default()),
             metrics,
             outcome_patience,
+            pulse: Arc::new(Pulse::steady()),
         })
+    }
+
+    /// The same as a part of a fleet: it runs and keeps nothing while this heartbeat is late.
+    pub fn with_pulse(self, pulse: Arc<Pulse>) -> Self {
+        Self { pulse, ..self }
+    }
+
+    /// Whether work may begin, and be kept.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// Whether a component with this digest need not be compiled, as far as one can see.
+    pub fn keeps(&self, digest: &[u8; 32]) -> bool {
+        self.compiler.keeps(&self.wasm, digest)
     }
 
     /// The bell that rings after each commit that left rows in the outbox, for the relay of this process.

@@ -1,25 +1,45 @@
 //! Which handlers are active, and which routes lead to them. One pointer, so that a switch is one step.
 
 use super::Handler;
-use crate::manifest::Auth;
+use crate::manifest::{Auth, Manifest};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
 
 /// The active handlers. Cheap to read; a reader keeps what it got.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
     current: RwLock<Arc<Active>>,
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Active {
-    handlers: Vec<Arc<Handler>>,
+    slots: Vec<Slot>,
     routes: matchit::Router<BTreeMap<String, Target>>,
+}
+
+/// A handler that is deployed.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// Its active revision.
+    pub handler: Arc<Handler>,
+    /// Set while it rests.
+    pub paused: Option<Arc<Pause>>,
+}
+
+/// Who has paused a handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// Who.
+    pub by: String,
+    /// Since when, RFC 3339.
+    pub since: String,
 }
 
 #[derive(Debug, Clone)]
 struct Target {
-    handler: Arc<Handler>,
+    slot: Slot,
     route: Arc<str>,
     auth: Auth,
 }
@@ -29,6 +49,8 @@ struct Target {
 pub struct Match {
     /// Who answers.
     pub handler: Arc<Handler>,
+    /// Set while the handler rests and answers nobody.
+    pub paused: Option<Arc<Pause>>,
     /// The pattern that matched.
     pub route: Arc<str>,
     /// Its authentication.
@@ -51,40 +73,41 @@ pub enum RouteError {
 
 impl Registry {
     /// Makes `handlers` the active ones, all at once. The error names both of two routes that clash.
-    pub fn activate(&self, handlers: Vec<Arc<Handler>>) -> anyhow::Result<()> {
-        let mut paths: BTreeMap<String, BTreeMap<String, Target>> = BTreeMap::new();
-        for handler in &handlers {
-            for route in &handler.manifest.http {
-                let target = Target { handler: handler.clone(), route: route.path.as_str().into(), auth: route.auth };
-                let taken = paths.entry(route.path.clone()).or_default().insert(route.method.clone(), target);
-                if let Some(other) = taken {
-                    anyhow::bail!(
-                        "route {} {} belongs to both `{}` and `{}`",
-                        route.method,
-                        route.path,
-                        other.handler.name,
-                        handler.name
-                    );
-                }
-            }
-        }
-        let mut routes = matchit::Router::new();
-        for (path, methods) in paths {
-            let owner = methods.values().next().map(|t| t.handler.name.to_string()).unwrap_or_default();
-            routes.insert(&path, methods).map_err(|error| anyhow::anyhow!("route {path} of `{owner}`: {error}"))?;
-        }
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Active { handlers, routes });
+    pub fn activate(&self, slots: Vec<Slot>) -> anyhow::Result<()> {
+        let targets = slots.iter().flat_map(|slot| {
+            let of = |route: &crate::manifest::Route| Target {
+                slot: slot.clone(),
+                route: route.path.as_str().into(),
+                auth: route.auth,
+            };
+            slot.handler.manifest.http.iter().map(move |route| (&slot.handler.manifest, route, of(route)))
+        });
+        let routes = router(targets)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Active { slots, routes });
+        self.changes.send_modify(|count| *count += 1);
         Ok(())
     }
 
-    /// The active handlers.
-    pub fn handlers(&self) -> Vec<Arc<Handler>> {
-        self.current().handlers.clone()
+    /// Says when the active handlers have changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
-    /// The active revision of a handler, by name.
+    /// The active handlers, also those that rest.
+    pub fn handlers(&self) -> Vec<Arc<Handler>> {
+        self.current().slots.iter().map(|slot| slot.handler.clone()).collect()
+    }
+
+    /// The active handlers that may run.
+    pub fn running(&self) -> Vec<Arc<Handler>> {
+        self.current().slots.iter().filter(|slot| slot.paused.is_none()).map(|slot| slot.handler.clone()).collect()
+    }
+
+    /// The active revision of a handler that may run, by name.
     pub fn handler(&self, name: &str) -> Option<Arc<Handler>> {
-        self.current().handlers.iter().find(|handler| &*handler.name == name).cloned()
+        let current = self.current();
+        let found = current.slots.iter().find(|slot| &*slot.handler.name == name && slot.paused.is_none());
+        found.map(|slot| slot.handler.clone())
     }
 
     /// The handler for a method and a path (percent-encoded, without query).
@@ -97,7 +120,8 @@ impl Registry {
         };
         let params = matched.params.iter().map(|(name, value)| Some((name.to_owned(), decode(value)?))).collect::<Option<_>>();
         Ok(Match {
-            handler: target.handler.clone(),
+            handler: target.slot.handler.clone(),
+            paused: target.slot.paused.clone(),
             route: target.route.clone(),
             auth: target.auth,
             params: params.ok_or(RouteError::NotFound)?,
@@ -107,6 +131,36 @@ impl Registry {
     fn current(&self) -> Arc<Active> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { current: RwLock::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+/// Whether the routes of these handlers fit together. The error names both of two that clash.
+pub fn check_routes<'a>(manifests: impl Iterator<Item = &'a Manifest>) -> anyhow::Result<()> {
+    router(manifests.flat_map(|manifest| manifest.http.iter().map(move |route| (manifest, route, ())))).map(drop)
+}
+
+fn router<'a, T>(
+    targets: impl Iterator<Item = (&'a Manifest, &'a crate::manifest::Route, T)>,
+) -> anyhow::Result<matchit::Router<BTreeMap<String, T>>> {
+    let mut paths: BTreeMap<&str, BTreeMap<String, (&str, T)>> = BTreeMap::new();
+    for (manifest, route, target) in targets {
+        let taken = paths.entry(&route.path).or_default().insert(route.method.clone(), (&manifest.name, target));
+        if let Some((other, _)) = taken {
+            anyhow::bail!("route {} {} belongs to both `{other}` and `{}`", route.method, route.path, manifest.name);
+        }
+    }
+    let mut routes = matchit::Router::new();
+    for (path, methods) in paths {
+        let owner = methods.values().next().map(|(owner, _)| (*owner).to_owned()).unwrap_or_default();
+        let methods = methods.into_iter().map(|(method, (_, target))| (method, target)).collect();
+        routes.insert(path, methods).map_err(|error| anyhow::anyhow!("route {path} of `{owner}`: {error}"))?;
+    }
+    Ok(routes)
 }
 
 /// Undoes percent-encoding (RFC 3986, 2.1); `None` where it is broken or not UTF-8.

@@ -19,9 +19,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use crate::config::Problems;
 use crate::config::units::{parse_duration, parse_size};
 pub use limits::Limits;
-pub use load::{Loaded, MANIFEST_FILE, load_dir, migrations_by_app};
+pub use load::{Loaded, MANIFEST_FILE, Part, check_together, load_dir, load_paths, manifest_files, migrations_by_app};
 pub use migrations::{MIGRATIONS_DIR, Migration};
-pub use names::{owner_role, role};
+pub use names::{check_name, check_topic, owner_role, role};
 use reader::{Section, Source};
 pub use retry::Retry;
 
@@ -53,6 +53,8 @@ pub struct Manifest {
     pub jobs: Option<Jobs>,
     /// Commands that `tidemill dev` shows.
     pub dev_try: Vec<String>,
+    /// The command that makes the component, run by a shell in the manifest's folder; `None`: cargo, if there is a `Cargo.toml`.
+    pub dev_build: Option<String>,
     /// What one invocation may use.
     pub limits: Limits,
     /// What happens to an event that it fails.
@@ -167,11 +169,13 @@ impl Manifest {
         });
         let declares = root.named("topics").into_iter().filter_map(|(name, section)| Topic::read(name, section)).collect();
         let sql = root.section("sql").map(Section::end).is_some();
-        let dev_try = root.section("dev").map(|mut section| {
+        let dev = root.section("dev").map(|mut section| {
             let commands = section.texts("try", names::plain);
+            let build = section.text("build", names::plain);
             section.end();
-            commands.unwrap_or_default()
+            (commands.unwrap_or_default(), build)
         });
+        let (dev_try, dev_build) = dev.unwrap_or_default();
         let limits = root.section("limits").map(|mut section| {
             let limits = Limits::read(&mut section);
             section.end();
@@ -200,7 +204,8 @@ impl Manifest {
             declares,
             sql,
             jobs,
-            dev_try: dev_try.unwrap_or_default(),
+            dev_try,
+            dev_build,
             limits: limits.unwrap_or_default(),
             retry: retry.unwrap_or_default(),
         })

@@ -23,6 +23,16 @@ fn bounded(role: String) -> Result<String, String> {
     ))
 }
 
+/// Checks a name for a new handler, and the app's name that follows from it, which is returned.
+pub fn check_name(text: &str) -> Result<String, String> {
+    app(&handler(text)?.replace('-', "_"))
+}
+
+/// Checks the name of a topic that is to be read.
+pub fn check_topic(text: &str) -> Result<(), String> {
+    source(text).map(drop)
+}
+
 /// Names of handlers: `[a-z][a-z0-9-]{0,40}`.
 pub(super) fn handler(text: &str) -> Result<String, String> {
     let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -43,6 +43,7 @@ cancel = ["stock"]
 
 [dev]
 try = ["curl localhost:8080/api/orders"]
+build = "make"
 
 [retry]
 retries = 5
@@ -97,6 +98,7 @@ fn a_whole_manifest_is_read() {
         sql: true,
         jobs: Some(Jobs { cancel: vec!["stock".into()] }),
         dev_try: vec!["curl localhost:8080/api/orders".into()],
+        dev_build: Some("make".into()),
         limits: Limits { memory: 32 << 20, cpu: Duration::from_millis(500), batch: 100, ..Limits::default() },
         retry: Retry { retries: 5, delay: Duration::from_millis(500), max_delay: Duration::from_secs(60), ..Retry::default() },
     };
@@ -130,7 +132,7 @@ fn each_mistake_has_its_message_with_file_and_line() {
         ("[[topics]]\nname = 'x'", ":3: `topics` must be a section `[topics]`, not a list"),
         ("[http]\npath = 'x'", ":3: `http` must be sections `[[http]]` with two brackets, not a section"),
         ("[limits]\nmemry = '1MiB'", ":4: `[limits]` has no key `memry`; did you mean `memory`?"),
-        ("[dev]\ncolour = 1", ":4: `[dev]` has no key `colour`; there are try"),
+        ("[dev]\ncolour = 1", ":4: `[dev]` has no key `colour`; there are build, try"),
         ("[sql]\nread = true", ":4: `[sql]` has no key `read`; it has none"),
         ("sql = true", ":3: `sql` must be a section `[sql]`, not true or false"),
         ("instances = 'reuse'", ":3: `instances`: `reuse` is not supported yet: leave it out, or write `fresh`"),
@@ -286,7 +288,7 @@ fn what_manifests_get_wrong_together_is_shown_at_once() {
     ]);
     assert_eq!(
         load(&folder).unwrap_err(),
-        "3/handler.toml: component 3/lost.wasm does not exist: build it with `scripts/build-handlers`\n\
+        "3/handler.toml: component 3/lost.wasm does not exist: build it with `tidemill build 3`\n\
          3/handler.toml: folder 3/lost of `migrations` does not exist\n\
          5/handler.toml:1: `name` is missing\n\
          5/handler.toml:1: a manifest has no key `nme`; did you mean `name`?\n\

@@ -34,6 +34,7 @@ const HOST: &[(i32, &str, &str)] = &[
     (4, "relay_slices", include_str!("../../../migrations/host/0004_relay_slices.sql")),
     (5, "jobs", include_str!("../../../migrations/host/0005_jobs.sql")),
     (6, "idempotency", include_str!("../../../migrations/host/0006_idempotency.sql")),
+    (7, "revisions", include_str!("../../../migrations/host/0007_revisions.sql")),
 ];
 
 /// How often a run asks whether the one before it has ended.

@@ -1,14 +1,16 @@
 //! The only place with the host's SQL: the unit of work, the outbox, the inbox, what waits or is dead, jobs, answers kept
-//! under an `Idempotency-Key`, and the host's migrations.
+//! under an `Idempotency-Key`, what is deployed, and the host's migrations.
 //!
 //! Nothing here knows what runs inside a unit: `store` never names wasmtime.
 
 mod backlog;
 mod error;
+pub mod fleet;
 mod functions;
 mod idempotency;
 mod inbox;
 mod inbox_days;
+mod inspect;
 mod jobs;
 mod migrate;
 pub mod operate;
@@ -30,6 +32,7 @@ pub use functions::is_harmless;
 pub use idempotency::{Claimed, KeptAnswers, KeptResponse, RequestKey, digest};
 pub use inbox::{Identity, Scope, bucket_of};
 pub use inbox_days::{InboxDays, InboxSpan};
+pub use inspect::Inspector;
 pub use jobs::{FOREIGN, Fired, JobRow, JobStatus, JobsDue, Repeats, Spoilt, TAKEN, job_event_id};
 pub use migrate::{AppPlan, HandlerRole, Migration, Migrator};
 pub use migrate::{Consent, MigrationOptions, Rule, tables_made};

@@ -18,6 +18,8 @@ use tokio_postgres::{CancelToken, Client, Statement};
 
 /// How many distinct statements one connection keeps prepared before it starts afresh.
 const STATEMENTS_PER_CONNECTION: usize = 1_000;
+/// How many revisions' statements one connection keeps before it starts afresh.
+const SCOPES_PER_CONNECTION: usize = 128;
 
 /// How the pool connects.
 #[derive(Clone, Debug)]
@@ -85,6 +87,11 @@ impl Connection {
 
     /// Keeps the statements that every unit of `scope` needs.
     pub(super) fn keep_scope(&mut self, scope: u64, xid: Statement, resume: Statement) {
+        // Revisions come and go for as long as a host runs.
+        if self.scopes.len() >= SCOPES_PER_CONNECTION {
+            self.scopes.clear();
+            self.prepared = 0;
+        }
         self.scopes.insert(scope, ScopeStatements { xid, resume, texts: HashMap::new() });
     }
 

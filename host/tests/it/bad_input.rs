@@ -256,6 +256,7 @@ async fn c09_a_header_whose_name_is_no_text_ends_no_consumer(kind: Kind) {
     world.send_event(0, "k", "behind", "probe.ok").await;
     world.until_seen("behind").await;
     world.until_handled(2).await;
+    world.until_dead(1).await;
     assert_eq!(world.dead().await, [("odd-and-bad".to_owned(), 1, "rejected".to_owned())]);
 }
 

@@ -94,10 +94,15 @@ impl Site {
         self.sql.query_one(query, &[]).await.unwrap().get(0)
     }
 
-    /// What is recorded: actor, via, action and row.
+    /// What is recorded: actor, via, action and row; not what a host has deployed at its start.
     async fn recorded(&self) -> Vec<String> {
-        let rows =
-            self.sql.query("SELECT concat_ws(' ', actor, via, action, subject) FROM tidemill.actions ORDER BY id", &[]).await;
+        let rows = self
+            .sql
+            .query(
+                "SELECT concat_ws(' ', actor, via, action, subject) FROM tidemill.actions WHERE via <> 'host' ORDER BY id",
+                &[],
+            )
+            .await;
         rows.unwrap().iter().map(|row| row.get(0)).collect()
     }
 

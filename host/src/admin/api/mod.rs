@@ -1,16 +1,19 @@
-//! The API of operators under `/v1`: the same as `tidemill waiting`, `dlq`, `outbox`, `jobs` and `actions`, over HTTP.
+//! The API of operators under `/v1`: the same as `tidemill waiting`, `dlq`, `outbox`, `jobs` and `actions`, and as the commands about deploys, over HTTP.
 //!
 //! - `auth`: the bearer token, and who acts
 //! - `form`: which rows, out of a query or a JSON body
 //! - `jobs`: the calls about jobs, whose rows have names
+//! - `deploys`: what is deployed, and changing it
 //!
 //! A change is a `POST` with a JSON body and says in the body that it is no dry run. Every error is a problem of RFC 9457.
 
 mod auth;
+mod deploys;
 mod form;
 mod jobs;
 
 use crate::config::Secret;
+use crate::fleet::Deployer;
 use crate::problem::Problem;
 use crate::store::Pool;
 use crate::store::operate::{
@@ -41,14 +44,20 @@ struct Api {
     operator: Operator,
     calls: Arc<Semaphore>,
     token: Arc<Option<Token>>,
+    pool: Pool,
+    deployer: Deployer,
+    revision_size: u64,
 }
 
 type Answer<T> = Result<Json<T>, Problem>;
 type Body = Result<Json<Form>, JsonRejection>;
 
 /// The routes below `/v1`. Also what is no route is answered only with the token.
-pub(super) fn router(pool: &Pool, token: Option<&Secret>) -> Router {
+pub(super) fn router(pool: &Pool, token: Option<&Secret>, deployer: Deployer, revision_size: u64) -> Router {
     let api = Api {
+        pool: pool.clone(),
+        deployer,
+        revision_size,
         operator: Operator::new(pool.clone()),
         calls: Arc::new(Semaphore::new(CALLS)),
         token: Arc::new(token.map(Token::new)),
@@ -71,6 +80,7 @@ pub(super) fn router(pool: &Pool, token: Option<&Secret>) -> Router {
         .route("/jobs/run-now", post(jobs::run_now))
         .route("/jobs/{app}/{*name}", get(jobs::show))
         .route("/actions", get(actions))
+        .merge(deploys::routes(revision_size))
         .fallback(async || no_route())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This path has other methods")

@@ -8,7 +8,7 @@ mod args;
 mod dlq;
 mod jobs;
 mod outbox;
-mod show;
+pub(super) mod show;
 mod waiting;
 
 use super::with_runtime;
@@ -49,7 +49,7 @@ async fn open(config: &Config) -> anyhow::Result<Session> {
 }
 
 /// Who acts: `--as`, else the variable, else the user of this machine.
-fn actor(matches: &ArgMatches) -> anyhow::Result<Actor> {
+pub(super) fn actor(matches: &ArgMatches) -> anyhow::Result<Actor> {
     let named = matches.get_one::<String>("as").cloned();
     let named = named.or_else(|| std::env::var(ACTOR).ok().filter(|name| !name.trim().is_empty()));
     let name = named.unwrap_or_else(|| {

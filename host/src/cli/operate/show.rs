@@ -124,12 +124,12 @@ fn reported<T: Columns, I: Display>(report: &Report<T, I>, done: &str) -> String
 }
 
 /// Prints one JSON document.
-fn document(value: &impl Serialize) -> anyhow::Result<()> {
+pub(in crate::cli) fn document(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// A reader that has gone away (`| head`) is no failure.
-pub(super) fn print(text: &str) -> anyhow::Result<()> {
+pub(in crate::cli) fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
@@ -137,7 +137,7 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Columns as wide as their widest cell.
-fn table(names: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(in crate::cli) fn table(names: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut lines = vec![names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()];
     lines.extend(rows.map(|row| {
         let roomy = |n: usize| n + 1 == names.len() || names[n] == "DETAIL";
@@ -175,12 +175,12 @@ pub(super) fn time(time: &Option<Time>) -> String {
 }
 
 /// A text or nothing.
-pub(super) fn or_nothing<T: ToString>(value: &Option<T>) -> String {
+pub(in crate::cli) fn or_nothing<T: ToString>(value: &Option<T>) -> String {
     value.as_ref().map(T::to_string).unwrap_or_default()
 }
 
 /// How far away a moment is, in its largest unit.
-pub(super) fn distance(time: Time) -> String {
+pub(in crate::cli) fn distance(time: Time) -> String {
     let seconds = Timestamp::now().duration_since(time.0).as_secs().unsigned_abs();
     let (count, unit) = match seconds {
         0..60 => (seconds, "s"),

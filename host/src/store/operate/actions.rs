@@ -16,6 +16,8 @@ pub enum Via {
     Cli,
     /// The admin API.
     Api,
+    /// A host that deploys its folder at its start.
+    Host,
 }
 
 impl Via {
@@ -23,6 +25,7 @@ impl Via {
         match self {
             Via::Cli => "cli",
             Via::Api => "api",
+            Via::Host => "host",
         }
     }
 }
@@ -61,7 +64,7 @@ pub struct Action {
     pub at: Time,
     /// Who.
     pub actor: String,
-    /// `cli` or `api`.
+    /// `cli`, `api` or `host`.
     pub via: String,
     /// What, such as `dead-letters.replay`.
     pub action: String,
@@ -125,12 +128,22 @@ pub(super) async fn record<F>(
     action: &str,
     rows: &[(String, serde_json::Value)],
 ) -> Result<(), OperateError> {
+    record_all(transaction, &order.actor, action, rows).await
+}
+
+/// The same for what is no order about rows.
+pub(in crate::store) async fn record_all(
+    transaction: &Transaction<'_>,
+    actor: &Actor,
+    action: &str,
+    rows: &[(String, serde_json::Value)],
+) -> Result<(), OperateError> {
     let subjects: Vec<&str> = rows.iter().map(|(subject, _)| subject.as_str()).collect();
     let details: Vec<String> = rows.iter().map(|(_, details)| details.to_string()).collect();
     let sql = "INSERT INTO tidemill.actions (actor, via, action, subject, details) \
                SELECT $1, $2, $3, a.subject, a.details::jsonb \
                  FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS a(subject, details, n) ORDER BY a.n";
-    let Actor { name, via } = &order.actor;
+    let Actor { name, via } = actor;
     transaction.execute(sql, &[name, &via.name(), &action, &subjects, &details]).await?;
     Ok(())
 }

@@ -18,6 +18,7 @@ mod replays;
 mod view;
 mod waiting;
 
+pub(super) use actions::record_all;
 pub use actions::{Action, ActionFilter, Actor, Via};
 pub use change::{Order, Outcome, Report};
 pub use dead_letters::{DeadLetter, Discard, Replay};

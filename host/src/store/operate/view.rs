@@ -14,7 +14,7 @@ use std::time::SystemTime;
 pub struct Time(pub Timestamp);
 
 impl Time {
-    pub(super) fn from_column(time: SystemTime) -> Self {
+    pub(in crate::store) fn from_column(time: SystemTime) -> Self {
         Self(Timestamp::try_from(time).unwrap_or_default())
     }
 

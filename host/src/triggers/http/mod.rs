@@ -13,7 +13,7 @@ pub use auth::Verifier;
 pub use upkeep::forget;
 
 use crate::bindings::http::Request as GuestRequest;
-use crate::engine::{Answer, Call, Engine, Failure, Match, Origin, Registry, RouteError};
+use crate::engine::{Answer, Call, Engine, Failure, Match, Origin, Pause, Registry, RouteError};
 use crate::manifest::Auth;
 use crate::telemetry::{HttpLabels, Metrics};
 use axum::Router;
@@ -48,6 +48,11 @@ impl HttpTrigger {
         Self { engine, registry, verifier, permits: Arc::new(Semaphore::new(concurrency)), metrics }
     }
 
+    /// Answers one request as the public port does.
+    pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
+        answer(State(self.clone()), request).await
+    }
+
     /// The axum router of the public port.
     pub fn router(self) -> Router {
         Router::new().fallback(answer).with_state(Arc::new(self))
@@ -73,10 +78,14 @@ type Answered = Result<(String, Response), (String, Problem)>;
 impl HttpTrigger {
     async fn handle(&self, request: Request, ids: &Ids) -> Answered {
         let (parts, body) = request.into_parts();
+        self.engine.pulse().term().map_err(|reason| (String::new(), out_of_time(reason)))?;
         let found =
             self.registry.route(parts.method.as_str(), parts.uri.path()).map_err(|error| (String::new(), no_route(error)))?;
         let name = found.handler.name.to_string();
         let blame = |problem| (name.clone(), problem);
+        if let Some(pause) = &found.paused {
+            return Err(blame(paused(&name, pause)));
+        }
         let subject = self.subject(&found, &parts.headers).map_err(blame)?;
         let key = key::given(&parts.method, &parts.headers).map_err(blame)?;
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| blame(overloaded()))?;
@@ -155,6 +164,19 @@ fn no_route(error: RouteError) -> Problem {
             }
         }
     }
+}
+
+/// The same as when the database can't be reached, for that is why a heartbeat is late.
+fn out_of_time(reason: String) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "The database cannot be reached; nothing was kept")
+        .detail(reason)
+        .retry_after(1)
+}
+
+fn paused(handler: &str, pause: &Pause) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "handler-paused", "This resource rests for a while")
+        .detail(format!("handler `{handler}` was paused by {} at {}", pause.by, pause.since))
+        .retry_after(10)
 }
 
 fn overloaded() -> Problem {

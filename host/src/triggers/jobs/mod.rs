@@ -8,6 +8,7 @@
 mod look;
 
 use crate::engine::JobsBell;
+use crate::store::fleet::Pulse;
 use crate::store::{Fired, JobsDue, Pool, Spoilt, Unavailable};
 use crate::telemetry::{Board, Metrics};
 use look::Look;
@@ -32,6 +33,8 @@ pub struct JobsTrigger {
     pub bell: Arc<JobsBell>,
     /// Rung when there are rows for the relay.
     pub outbox: Arc<Notify>,
+    /// Whether this replica may begin anything.
+    pub pulse: Arc<Pulse>,
     /// Counts what fired.
     pub metrics: Arc<Metrics>,
     /// Says what cannot fire.
@@ -71,6 +74,11 @@ impl JobsTrigger {
         let mut look = Look::default();
         let mut next_count = Instant::now();
         while !*stop.borrow() {
+            // A replica whose heart beats late begins nothing.
+            tokio::select! {
+                () = self.pulse.alive() => {}
+                _ = stop.changed() => continue,
+            }
             let rung = self.bell.take();
             let fired = due.fire(BATCH, look.since(Instant::now(), rung)).await?;
             let repeating = fired.next_repeating.is_some_and(|next| next <= fired.moment);

@@ -2,6 +2,7 @@
 //! whether it is back. Such a fault is nobody's attempt (promise 8).
 
 use crate::store::Pool;
+use crate::store::fleet::Pulse;
 use crate::telemetry::Board;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,15 +18,17 @@ pub(super) struct Gate {
     shut: Arc<watch::Sender<bool>>,
     pool: Pool,
     board: Arc<Board>,
+    pulse: Arc<Pulse>,
 }
 
 impl Gate {
-    pub(super) fn new(pool: Pool, board: Arc<Board>) -> Self {
-        Self { shut: Arc::new(watch::Sender::new(false)), pool, board }
+    pub(super) fn new(pool: Pool, board: Arc<Board>, pulse: Arc<Pulse>) -> Self {
+        Self { shut: Arc::new(watch::Sender::new(false)), pool, board, pulse }
     }
 
-    /// Waits until the gate is open.
+    /// Waits until the gate is open, and until this replica's heartbeat is in time.
     pub(super) async fn pass(&self) {
+        self.pulse.alive().await;
         // The sender lives as long as the gate.
         let _ = self.shut.subscribe().wait_for(|shut| !*shut).await;
     }

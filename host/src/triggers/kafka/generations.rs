@@ -1,5 +1,6 @@
 //! Which consumers run: one for each generation of each group that is current or building. Every process looks at the generations every
-//! two seconds; what is retired meanwhile ends after its batch.
+//! two seconds, and when other handlers are active; what is retired or undeployed meanwhile ends after its batch. A deploy that leaves a group's
+//! topics as they are leaves its consumer alone: workers take the revision that is active when they begin a batch.
 //!
 //! A building generation takes over when it has handled whatever the current one had handled a moment before. Whichever process sees it
 //! first makes the switch, in one transaction.
@@ -19,6 +20,8 @@ use tokio::task::JoinHandle;
 
 /// How often the generations are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+/// The same while a consumer ends whose place another one may want.
+const SOON: Duration = Duration::from_millis(100);
 
 /// The consumers of this process.
 pub(super) struct Generations {
@@ -26,7 +29,8 @@ pub(super) struct Generations {
     scopes: Scopes,
     grace: Duration,
     running: BTreeMap<i32, Running>,
-    ensured: bool,
+    /// The groups that are known to have a generation, and whose they are.
+    ensured: BTreeMap<Arc<str>, Arc<str>>,
     away: bool,
 }
 
@@ -38,16 +42,18 @@ struct Running {
     reader: JoinHandle<()>,
     /// Waits until a building generation can take over.
     watcher: Option<JoinHandle<()>>,
+    ending: bool,
 }
 
 impl Generations {
     pub(super) fn new(runner: Arc<Runner>, grace: Duration) -> Self {
         let scopes = Scopes::new(runner.trigger.engine.pool().clone());
-        Self { runner, scopes, grace, running: BTreeMap::new(), ensured: false, away: false }
+        Self { runner, scopes, grace, running: BTreeMap::new(), ensured: BTreeMap::new(), away: false }
     }
 
     /// Runs until told to stop, and until every consumer has ended.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut changes = self.runner.trigger.registry.changes();
         while !*stop.borrow() {
             match self.look().await {
                 Ok(()) => self.away = false,
@@ -57,9 +63,14 @@ impl Generations {
                 }
                 Err(_) => {}
             }
-            let _ = tokio::time::timeout(LOOK, stop.changed()).await;
+            let ends = self.running.values_mut().any(|running| running.ending);
+            tokio::select! {
+                () = tokio::time::sleep(if ends { SOON } else { LOOK }) => {}
+                _ = changes.changed() => {}
+                _ = stop.changed() => {}
+            }
         }
-        self.running.values().for_each(Running::end);
+        self.running.values_mut().for_each(Running::end);
         for (_, running) in std::mem::take(&mut self.running) {
             let _ = running.reader.await;
         }
@@ -68,10 +79,11 @@ impl Generations {
     async fn look(&mut self) -> Result<(), Unavailable> {
         let groups = self.runner.trigger.groups();
         let names: Vec<&str> = groups.keys().map(|name| &**name).collect();
-        if !self.ensured {
+        let owners = groups.iter().map(|(name, group)| (name.clone(), group.handler.clone())).collect();
+        if self.ensured != owners {
             let handlers: Vec<&str> = groups.values().map(|group| &*group.handler).collect();
             self.scopes.ensure(&names, &handlers).await?;
-            self.ensured = true;
+            self.ensured = owners;
         }
         let (generations, orders) = self.scopes.live(&names).await?;
         let wanted: BTreeMap<i32, (Group, &Generation)> = generations
@@ -81,8 +93,8 @@ impl Generations {
             })
             .collect();
         self.running.retain(|_, running| !running.reader.is_finished());
-        for (scope, running) in &self.running {
-            if wanted.get(scope).is_none_or(|(group, _)| *group != running.group) {
+        for (scope, running) in &mut self.running {
+            if wanted.get(scope).is_none_or(|(group, _)| !group.reads_the_same(&running.group)) {
                 running.end();
             }
         }
@@ -117,12 +129,13 @@ impl Generations {
             let race = Race { kafka, topics, current: current.group_id(), building: generation.group_id() };
             tokio::spawn(watch(race, self.scopes.clone(), generation.scope))
         });
-        self.running.insert(generation.scope.0, Running { group, stop, orders, reader, watcher });
+        self.running.insert(generation.scope.0, Running { group, stop, orders, reader, watcher, ending: false });
     }
 }
 
 impl Running {
-    fn end(&self) {
+    fn end(&mut self) {
+        self.ending = true;
         let _ = self.stop.send(true);
         if let Some(watcher) = &self.watcher {
             watcher.abort();

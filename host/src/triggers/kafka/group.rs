@@ -81,7 +81,10 @@ impl Reader {
                 Some(_) = self.workers.join_next() => {}
                 Some(order) = orders.recv() => self.obey(order),
                 _ = show.tick() => held.show_gone(),
-                _ = stop.changed() => {}
+                changed = stop.changed() => if changed.is_err() {
+                    // Whoever would say it is gone.
+                    break;
+                },
             }
         }
         drop(records);

@@ -14,6 +14,7 @@
 //! - `places`: where a partition begins or goes on, and whether that place is still in the log
 //! - `generations`: which consumers run; when a building generation takes over
 //! - `upkeep`: the inbox's days
+//! - `deliver`: records that no broker brings, for tests of handlers
 //!
 //! Offsets are stored after the commit, so losing one costs reading twice, never an effect twice: the inbox row of each event is in the
 //! unit that handles it.
@@ -22,6 +23,7 @@ mod assign;
 mod breaker;
 mod care;
 mod cloudevent;
+mod deliver;
 mod gate;
 mod generations;
 mod group;
@@ -33,6 +35,8 @@ mod runner;
 mod solve;
 mod upkeep;
 mod worker;
+
+pub use deliver::{Delivered, Delivery};
 
 use crate::config::KafkaAccess;
 use crate::engine::{Engine, Registry};
@@ -68,24 +72,28 @@ pub struct KafkaTrigger {
     pub days: InboxDays,
 }
 
-/// A generation of a group, and what it reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A generation of a group, and what it reads. Which types of events it wants is the running revision's word, each time.
+#[derive(Debug, Clone)]
 struct Group {
     /// As the manifest names it.
     name: Arc<str>,
     /// As the brokers know this generation.
     id: Arc<str>,
     handler: Arc<str>,
-    /// Topic → the event types that the handler wants (all, if none are named).
-    topics: BTreeMap<String, Option<Vec<String>>>,
     /// Topic → where the group begins in it.
-    starts: BTreeMap<String, Start>,
+    topics: BTreeMap<String, Start>,
 }
 
 impl Group {
     /// The same group as one of its generations.
     fn generation(&self, generation: &Generation) -> Self {
         Self { id: generation.group_id().into(), ..self.clone() }
+    }
+
+    /// Whether a consumer of one can go on as the other: a deploy that leaves the topics as they are leaves the consumer alone.
+    fn reads_the_same(&self, other: &Self) -> bool {
+        let topics = |group: &Self| group.topics.keys().cloned().collect::<Vec<_>>();
+        (&self.id, &self.handler, topics(self)) == (&other.id, &other.handler, topics(other))
     }
 }
 
@@ -106,10 +114,10 @@ impl KafkaTrigger {
         }
     }
 
-    /// The groups of the active handlers, as their first generation.
+    /// The groups of the active handlers that do not rest, as their first generation.
     fn groups(&self) -> BTreeMap<Arc<str>, Group> {
         let mut groups: BTreeMap<Arc<str>, Group> = BTreeMap::new();
-        for handler in self.registry.handlers() {
+        for handler in self.registry.running() {
             for topic in &handler.manifest.topics {
                 let name: Arc<str> = topic.group.as_str().into();
                 let group = groups.entry(name.clone()).or_insert_with(|| Group {
@@ -117,10 +125,8 @@ impl KafkaTrigger {
                     id: name,
                     handler: handler.name.clone(),
                     topics: BTreeMap::new(),
-                    starts: BTreeMap::new(),
                 });
-                group.topics.insert(topic.name.clone(), topic.types.clone());
-                group.starts.insert(topic.name.clone(), topic.start);
+                group.topics.insert(topic.name.clone(), topic.start);
             }
         }
         groups

@@ -122,7 +122,7 @@ impl Places {
             return Ok(known);
         }
         let begun: BTreeSet<String> = known.keys().map(|(topic, _)| topic.clone()).collect();
-        let starts = self.group.starts.clone();
+        let starts = self.group.topics.clone();
         let decided = self.ask(move |client| decide(client, &undecided, &begun, building, &starts)).await?;
         self.scopes.begin(self.scope, &decided).await.map_err(broken)?;
         self.scopes.starts(self.scope).await.map_err(broken)

@@ -61,7 +61,7 @@ pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, gr
 
 /// Starts what is due and there is room for; says how long nothing else will be.
 async fn start(runner: &Arc<Runner>, permits: &Arc<Semaphore>, tasks: &mut JoinSet<()>) -> Result<Duration, Unavailable> {
-    let handlers: Vec<_> = runner.trigger.registry.handlers().into_iter().filter(|handler| runs(runner, handler)).collect();
+    let handlers: Vec<_> = runner.trigger.registry.running().into_iter().filter(|handler| runs(runner, handler)).collect();
     for handler in &handlers {
         let free = i64::try_from(permits.available_permits()).unwrap_or(0);
         if free == 0 {

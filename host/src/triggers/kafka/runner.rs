@@ -73,7 +73,7 @@ impl Runner {
         let pool = trigger.engine.pool().clone();
         let journal = Journal::new(pool.clone());
         Self {
-            gate: Gate::new(pool.clone(), trigger.board.clone()),
+            gate: Gate::new(pool.clone(), trigger.board.clone(), trigger.engine.pulse().clone()),
             running: Running::new(pool, journal.owner()),
             journal,
             bell: Notify::new(),

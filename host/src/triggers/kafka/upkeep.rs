@@ -68,6 +68,7 @@ impl Upkeep {
 
     /// Looks after the days until stopped.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut changes = self.registry.changes();
         while !*stop.borrow() {
             let wait = match self.round().await {
                 Ok(()) => ROUND,
@@ -76,7 +77,12 @@ impl Upkeep {
                     Duration::from_secs(5)
                 }
             };
-            let _ = tokio::time::timeout(wait, stop.changed()).await;
+            // Other handlers may read topics that keep their records for longer.
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = changes.changed() => {}
+                _ = stop.changed() => {}
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::queue::Queue;
 use super::runner::{Runner, Work};
 use super::solve::{Part, cut, halves};
 use crate::engine::{Failure, Fence, Handler};
+use crate::manifest::Subscription;
 use crate::store::{Attempt, Consumer, Parked, Place, Record, Unavailable};
 use crate::telemetry::{PartitionLabels, PausedPartition};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ const PROBE: usize = 10;
 pub(super) const DEATHS: i32 = 3;
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
+/// How long to wait for a revision that reads the topic; the consumer usually ends before that.
+const RESTING: Duration = Duration::from_secs(1);
 
 pub(super) struct Worker {
     pub(super) runner: Arc<Runner>,
@@ -81,6 +84,7 @@ impl Worker {
     async fn step(&mut self, records: Vec<Record>, care: &mut Care) -> Result<(), Closed> {
         let Some(last) = records.last().map(|record| record.offset) else { return Ok(()) };
         let payload = self.runner.payload(&self.place.topic);
+        let handler = self.handler();
         let mut works = Vec::with_capacity(records.len());
         let (mut skipped, mut expired) = (0, 0);
         for record in records {
@@ -90,7 +94,7 @@ impl Worker {
                 continue;
             }
             match Work::decode(record.clone(), payload) {
-                Ok(work) if self.wants(&work) => works.push(work),
+                Ok(work) if handler.as_ref().is_none_or(|handler| self.wants(handler, &work)) => works.push(work),
                 Ok(_) => skipped += 1,
                 Err(reason) => self.no_event(record, reason).await?,
             }
@@ -109,11 +113,19 @@ impl Worker {
         Ok(())
     }
 
-    fn wants(&self, work: &Work) -> bool {
-        match self.group.topics.get(&work.record.topic) {
-            Some(Some(types)) => types.contains(&work.type_),
-            _ => true,
-        }
+    /// The active revision, if it reads this topic in this group. Another one may have moved on; then this worker ends soon.
+    fn handler(&self) -> Option<Arc<Handler>> {
+        let handler = self.runner.trigger.registry.handler(&self.group.handler)?;
+        self.subscription(&handler).is_some().then_some(handler)
+    }
+
+    fn subscription<'h>(&self, handler: &'h Handler) -> Option<&'h Subscription> {
+        handler.manifest.topics.iter().find(|topic| topic.name == self.place.topic && topic.group == *self.group.name)
+    }
+
+    fn wants(&self, handler: &Handler, work: &Work) -> bool {
+        let types = self.subscription(handler).and_then(|subscription| subscription.types.as_ref());
+        types.is_none_or(|types| types.contains(&work.type_))
     }
 
     /// Bytes that are no event are a dead letter at first sight; they have no place in any order.
@@ -157,10 +169,17 @@ impl Worker {
     }
 
     /// Runs the handler until there is an outcome that is its own.
-    async fn attempt(&mut self, works: &mut [Work]) -> Result<Result<(), (Arc<Handler>, Failure)>, Closed> {
+    async fn attempt(&mut self, works: &mut Vec<Work>) -> Result<Result<(), (Arc<Handler>, Failure)>, Closed> {
         loop {
             let offset = works.first().map_or(0, |work| work.record.offset);
             let handler = self.ready(works).await?;
+            // It may be another revision than when they were read.
+            let read = works.len();
+            works.retain(|work| self.wants(&handler, work));
+            self.runner.trigger.metrics.events_skipped.get_or_create(&self.labels).inc_by((read - works.len()) as u64);
+            if works.is_empty() {
+                return Ok(Ok(()));
+            }
             match self.runner.invoke(&handler, &self.consumer, Fence::Inbox, works, false).await {
                 Ok(done) => {
                     let metrics = &self.runner.trigger.metrics;
@@ -189,9 +208,10 @@ impl Worker {
             if self.queue.is_closed() {
                 return Err(Closed);
             }
-            let Some(handler) = self.runner.trigger.registry.handler(&self.group.handler) else {
+            let Some(handler) = self.handler() else {
                 let offset = works.first().map_or(0, |work| work.record.offset);
-                self.pause(offset, format!("handler `{}` is not active", self.group.handler), LONGEST_DELAY).await?;
+                let reason = format!("handler `{}` is not active, or does not read this topic any more", self.group.handler);
+                self.pause(offset, reason, RESTING).await?;
                 continue;
             };
             let breaker = self.runner.breaker(&self.consumer.group);

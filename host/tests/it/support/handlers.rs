@@ -86,6 +86,14 @@ impl Handlers {
         std::fs::write(copy.join("handler.toml"), toml::to_string(&manifest).unwrap()).unwrap();
     }
 
+    /// Puts another component in the place of a handler's, by the folder of the checkout that it is built from.
+    pub fn replace_component(&self, handler: &str, path: &str) {
+        let source = checkout().join(path);
+        let manifest: Table = std::fs::read_to_string(source.join("handler.toml")).unwrap().parse().unwrap();
+        let component = newest(&source.join(manifest["component"].as_str().unwrap()));
+        std::fs::copy(component, self.folder.join(handler).join("component.wasm")).unwrap();
+    }
+
     /// Changes the manifest of one handler as a table.
     pub fn change(&self, handler: &str, change: impl FnOnce(&mut Table)) {
         self.rewrite(handler, |text| {

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod certs;
 pub mod clock;
 pub mod events;
+pub mod fleet;
 pub mod frames;
 pub mod handlers;
 pub mod host;

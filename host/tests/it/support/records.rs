@@ -332,3 +332,17 @@ fn try_rewind(config: &ClientConfig, topic: &str) -> Option<()> {
     }
     consumer.commit(&offsets, CommitMode::Sync).ok()
 }
+
+/// The ids of a group's members as the brokers know them.
+pub async fn members(address: &str, group: &str) -> Vec<String> {
+    let (config, group) = (config(address), group.to_owned());
+    let asked = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = config.create().unwrap();
+        let list = consumer.fetch_group_list(Some(&group), CALL).unwrap();
+        let mut ids: Vec<String> =
+            list.groups().iter().flat_map(|group| group.members().iter().map(|member| member.id().to_owned())).collect();
+        ids.sort();
+        ids
+    });
+    asked.await.unwrap()
+}

@@ -135,6 +135,11 @@ impl World {
         self.host = Some(self.command(&["serve"]).serve().await);
     }
 
+    /// Puts a host into the world that runs on its ports.
+    pub fn put_host(&mut self, host: Host) {
+        self.host = Some(host);
+    }
+
     /// The running host.
     pub fn host(&mut self) -> &mut Host {
         self.host.as_mut().expect("a started world")

@@ -26,6 +26,7 @@ async fn pages(world: &World, query: &str, mut between: impl AsyncFnMut()) -> Ve
         let (more, next) = page(world, query, Some(&next)).await;
         assert!(!more.is_empty(), "a cursor leads somewhere");
         items.extend(more);
+        assert!(items.len() < 1_000, "{query}: the pages go round in circles");
         cursor = next;
     }
     items

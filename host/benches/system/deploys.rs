@@ -1,0 +1,211 @@
+//! Deploys: one every second under load, over three replicas, fifty handlers at a start, and the first call after a switch.
+
+use crate::Sizes;
+use crate::create::lua;
+use crate::load::{Load, wrk};
+use crate::machine;
+use crate::process::Process;
+use crate::report::{Report, grouped, median, ms, say};
+use crate::site::Site;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tidemill::fleet::{Administration, Bundle, Deployer, Order, Report as Deployed};
+use tidemill::manifest;
+use tidemill::store::operate::{Actor, Via};
+
+const USERS: usize = 1_000;
+/// Switches over three replicas, and after each so many calls of which the first and the tenth are compared.
+const SWITCHES: usize = 30;
+const CALLS: usize = 10;
+const FIFTY: usize = 50;
+const MOST: u64 = 64 << 20;
+
+/// Measures and reports.
+pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Result<()> {
+    report.part("deploys");
+    machine::warn_if_busy(report);
+    under_load(sizes, report).await?;
+    over_replicas(report).await?;
+    fifty(report).await
+}
+
+/// Two revisions of every handler of a folder: a comment tells them apart.
+fn revisions(folder: &Path) -> anyhow::Result<[Vec<Bundle>; 2]> {
+    let loaded = manifest::load_dir(folder)?;
+    let of = |word: &str| -> anyhow::Result<Vec<Bundle>> {
+        let one = |loaded: &manifest::Loaded| {
+            let mut changed = loaded.clone();
+            changed.text += &format!("# {word}\n");
+            Bundle::read(&changed, MOST)
+        };
+        loaded.iter().map(one).collect()
+    };
+    Ok([of("tick")?, of("tock")?])
+}
+
+fn order() -> anyhow::Result<Order> {
+    Ok(Order { actor: Actor::new("bench", Via::Cli)?, note: None })
+}
+
+async fn deploy((deployer, admin): &(Deployer, Administration), bundles: &[Bundle]) -> anyhow::Result<(Deployed, Duration)> {
+    let begun = Instant::now();
+    let made = deployer.deploy(bundles, &order()?, Some(admin)).await?;
+    Ok((made, begun.elapsed()))
+}
+
+async fn under_load(sizes: &Sizes, report: &mut Report) -> anyhow::Result<()> {
+    say("deploys: starting `tidemill dev`");
+    let mut site = Site::build().await?;
+    let handlers = site.handlers("handlers", &["task-api", "audit", "recurrence"])?;
+    let requests = site.path("create.lua");
+    std::fs::write(&requests, lua(&site.tokens(USERS)?))?;
+    let product = site.dev(&handlers).await?;
+    let url = format!("{}/api/tasks", product.said("http")?);
+    let (both, driver) = (revisions(&handlers)?, site.deployer()?);
+    for bundles in &both {
+        deploy(&driver, bundles).await?;
+    }
+    wrk(&url, sizes.warm_up, Some(&requests)).await?;
+    say(&format!("deploys: {} s of load without any", sizes.deploys.as_secs()));
+    let without = wrk(&url, sizes.deploys, Some(&requests)).await?;
+    say(&format!("deploys: {} s of load with one every second", sizes.deploys.as_secs()));
+    let mut times = Vec::new();
+    let switching = async {
+        let until = Instant::now() + sizes.deploys - Duration::from_secs(1);
+        for bundles in both.iter().cycle() {
+            if Instant::now() >= until {
+                break;
+            }
+            let (made, took) = deploy(&driver, bundles).await?;
+            anyhow::ensure!(made.changed && made.replicas.iter().all(|replica| replica.loaded), "{made:?}");
+            times.push(took.as_secs_f64() * 1e6);
+            tokio::time::sleep(Duration::from_secs(1).saturating_sub(took)).await;
+        }
+        anyhow::Ok(())
+    };
+    let (with, switched) = tokio::join!(wrk(&url, sizes.deploys, Some(&requests)), switching);
+    let with = with?;
+    switched?;
+    let exact = settled(&site).await?;
+    let row =
+        |name: &str, load: &Load| vec![name.to_owned(), grouped(load.rate), grouped(load.count), ms(load.p50), ms(load.p99)];
+    report.table(&["task create", "a second", "requests", "p50", "p99"], &[row("without deploys", &without), row("with", &with)]);
+    report.line(&format!(
+        "{} deploys of three handlers each, {} each (median; longest {}). p99 with ÷ without: {:.2}. Every request succeeded; {exact}.",
+        times.len(),
+        ms(median(times.iter().copied())),
+        ms(times.iter().copied().fold(0.0, f64::max)),
+        with.p99 / without.p99,
+    ));
+    product.stop().await?;
+    site.end().await
+}
+
+/// Waits until every task has its audit row, and counts what is lost, repeated or failed.
+async fn settled(site: &Site) -> anyhow::Result<String> {
+    let client = site.client().await?;
+    let sql = "SELECT (SELECT count(*) FROM todo.tasks), (SELECT count(*) FROM todo.audit_log), \
+               (SELECT count(DISTINCT task_id) FROM todo.audit_log), (SELECT count(*) FROM tidemill.dead_letters)";
+    let until = Instant::now() + Duration::from_secs(120);
+    loop {
+        let row = client.query_one(sql, &[]).await?;
+        let (tasks, rows, distinct, dead): (i64, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        if rows >= tasks || Instant::now() >= until {
+            let (lost, repeated) = (tasks - distinct, rows - distinct);
+            anyhow::ensure!((lost, repeated, dead) == (0, 0, 0), "{lost} events lost, {repeated} repeated, {dead} given up");
+            return Ok(format!("of {} events 0 were lost, 0 repeated, 0 given up", grouped(tasks as f64)));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn over_replicas(report: &mut Report) -> anyhow::Result<()> {
+    say("deploys: three replicas");
+    let site = Site::build().await?;
+    let handlers = site.handlers("handlers", &["probe"])?;
+    site.migrate(&handlers).await?;
+    let mut replicas: Vec<Process> = Vec::new();
+    for name in ["one", "two", "three"] {
+        replicas.push(site.serve_active(name).await?);
+    }
+    let (both, driver) = (revisions(&handlers)?, site.deployer()?);
+    let (cold, _) = deploy(&driver, &both[0]).await?;
+    deploy(&driver, &both[1]).await?;
+    let url = format!("{}/open", replicas[0].said("http")?);
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let (mut switches, mut rollbacks, mut first, mut tenth) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for number in 0..SWITCHES {
+        let (made, _) = deploy(&driver, &both[number % 2]).await?;
+        switches.push((made.switched_ms + made.loaded_ms) * 1e3);
+        for call in 1..=CALLS {
+            let begun = Instant::now();
+            client.get(&url).send().await?.error_for_status()?.bytes().await?;
+            let took = begun.elapsed().as_secs_f64() * 1e6;
+            match call {
+                1 => first.push(took),
+                CALLS => tenth.push(took),
+                _ => {}
+            }
+        }
+    }
+    for _ in 0..SWITCHES {
+        let begun = Instant::now();
+        let made = driver.0.rollback("probe", None, &order()?).await?;
+        anyhow::ensure!(made.changed && made.replicas.len() == 3, "{made:?}");
+        rollbacks.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    let row = |name: &str, times: &[f64]| {
+        vec![name.to_owned(), ms(median(times.iter().copied())), ms(times.iter().copied().fold(0.0, f64::max))]
+    };
+    let rows = [
+        row("switch of a compiled revision, until all three replicas work by it", &switches),
+        row("rollback, from the call to its answer", &rollbacks),
+        row("first call after a switch", &first),
+        row("tenth call", &tenth),
+    ];
+    report.table(&["three replicas", "median", "longest"], &rows);
+    report.line(&format!(
+        "The first deploy, which three replicas compile at once on this machine, was prepared in {:.0} ms.\n",
+        cold.prepared_ms
+    ));
+    for replica in replicas {
+        replica.stop().await?;
+    }
+    site.end().await
+}
+
+async fn fifty(report: &mut Report) -> anyhow::Result<()> {
+    say("deploys: fifty handlers");
+    let site = Site::build().await?;
+    let handlers = site.handlers("handlers", &["probe"])?;
+    site.migrate(&handlers).await?;
+    let (component, text) =
+        (std::fs::read(handlers.join("probe/probe.wasm"))?, std::fs::read_to_string(handlers.join("probe/handler.toml"))?);
+    let many = site.path("many");
+    for number in 0..FIFTY {
+        let folder = many.join(format!("probe-{number}"));
+        std::fs::create_dir_all(&folder)?;
+        let name = format!("name = \"probe-{number}\"\napp = \"probe\"");
+        std::fs::write(
+            folder.join("handler.toml"),
+            text.replace("name = \"probe\"", &name).replace("/open", &format!("/open/{number}")),
+        )?;
+        // Each its own component: an empty custom section with its number makes it another one.
+        let tag = format!("n{number:02}");
+        let section = [&[0, 4, 3][..], tag.as_bytes()].concat();
+        std::fs::write(folder.join("probe.wasm"), [component.clone(), section].concat())?;
+    }
+    let bundles =
+        manifest::load_dir(&many)?.iter().map(|loaded| Bundle::read(loaded, MOST)).collect::<anyhow::Result<Vec<_>>>()?;
+    let first = site.serve_active("host").await?;
+    let (made, _) = deploy(&site.deployer()?, &bundles).await?;
+    first.stop().await?;
+    let again = site.serve_active("host").await?;
+    report.line(&format!(
+        "{FIFTY} handlers, each another component: prepared in {:.1} s (compiled), and with the compiled code kept, a host is ready {:.0} ms after its start.",
+        made.prepared_ms / 1e3,
+        again.took.as_secs_f64() * 1e3
+    ));
+    again.stop().await?;
+    site.end().await
+}

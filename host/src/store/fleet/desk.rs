@@ -1,0 +1,372 @@
+//! One deploy's part of the fleet: one at a time, by a session lock; it puts a candidate up, hears what the replicas say, and moves the pointers.
+//!
+//! Everything goes over the connection that holds the lock, so a deploy that has lost the lock can't switch.
+
+use super::super::Pool;
+use super::super::error::Unavailable;
+use super::super::operate::{Actor, OperateError, record_all};
+use super::revisions::{COLUMNS, NewRevision, Revision, save};
+use super::view::{Replica, replicas};
+use super::{HEARD, LOOK, alive, failed};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio_postgres::{Client, Transaction};
+
+/// How long a deploy waits for another one.
+const TURN: Duration = Duration::from_secs(20);
+/// Without a word the server takes a frozen deploy's lock away; a deploy says something at least every [`Desk::wait`].
+const SETUP: &str = "SET idle_session_timeout = '30s'; SET statement_timeout = '60s'; SET lock_timeout = '10s'; LISTEN tidemill_votes; \
+     SET application_name = 'tidemill deploy'";
+
+/// Why a deploy was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DeskError {
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such handler or revision.
+    #[error("{0}")]
+    Missing(String),
+    /// Another one is under way.
+    #[error("{0}")]
+    Busy(String),
+    /// It was refused; nothing is switched.
+    #[error("{0}")]
+    Refused(String),
+    /// What is active has changed meanwhile.
+    #[error("what is active has changed while this was prepared; nothing was switched: repeat it")]
+    Moved,
+    /// The database did not do it.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<Unavailable> for DeskError {
+    fn from(error: Unavailable) -> Self {
+        Self::Unavailable(error.0)
+    }
+}
+
+impl From<tokio_postgres::Error> for DeskError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        failed(error).into()
+    }
+}
+
+impl From<OperateError> for DeskError {
+    fn from(error: OperateError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// A change of what is active.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// These handlers run these revisions.
+    Activate(Vec<(String, String)>),
+    /// The handler runs no more.
+    Remove(String),
+    /// The handler rests.
+    Pause(String),
+    /// It goes on.
+    Resume(String),
+}
+
+impl Change {
+    fn handlers(&self) -> Vec<&str> {
+        match self {
+            Self::Activate(moves) => moves.iter().map(|(handler, _)| handler.as_str()).collect(),
+            Self::Remove(handler) | Self::Pause(handler) | Self::Resume(handler) => vec![handler],
+        }
+    }
+}
+
+/// A replica that has a say in a candidate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voter {
+    /// `HOST/PID`.
+    pub name: String,
+    /// What it said: none yet, yes, or no with the reason.
+    pub vote: Option<Result<(), String>>,
+}
+
+/// The connection of a deploy.
+pub struct Desk {
+    client: Client,
+    heard: Arc<Notify>,
+}
+
+impl Desk {
+    /// Waits for its turn. The error says who has it and since when.
+    pub async fn open(pool: &Pool, actor: &Actor) -> Result<Self, DeskError> {
+        let heard = Arc::new(Notify::new());
+        let client = pool.dedicated_hearing(SETUP, Some(heard.clone())).await?;
+        let until = Instant::now() + TURN;
+        loop {
+            if client.query_one("SELECT pg_try_advisory_lock(7010, 0)", &[]).await?.get(0) {
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(busy(&client).await);
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(50), heard.notified()).await;
+        }
+        let holder = "UPDATE tidemill.fleet SET holder = $1, held_since = clock_timestamp()";
+        client.execute(holder, &[&actor.name()]).await?;
+        Ok(Self { client, heard })
+    }
+
+    /// The version of the fleet, and what is active: the revisions with the state of their handlers.
+    pub async fn active(&self) -> Result<(i64, Vec<(Revision, bool)>), DeskError> {
+        let sql = format!(
+            "SELECT a.state = 'paused' AS paused, {COLUMNS} FROM tidemill.active a JOIN tidemill.revisions v USING (revision)"
+        );
+        let version = "SELECT version FROM tidemill.fleet";
+        // The version first: if it is still the same at the switch, nothing has changed since.
+        let version = self.client.query_one(version, &[]).await?.get(0);
+        let rows = self.client.query(&sql, &[]).await?;
+        Ok((version, rows.iter().map(|row| (Revision::read(row), row.get("paused"))).collect()))
+    }
+
+    /// The revisions of a handler whose names begin so, the newest first.
+    pub async fn named(&self, handler: &str, prefix: &str) -> Result<Vec<Revision>, DeskError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM tidemill.revisions v WHERE v.handler = $1 AND starts_with(v.revision, $2) ORDER BY v.created_at DESC"
+        );
+        Ok(self.client.query(&sql, &[&handler, &prefix]).await?.iter().map(Revision::read).collect())
+    }
+
+    /// The revision that a handler ran before the one that it runs, or that it ran last.
+    pub async fn before(&self, handler: &str) -> Result<Option<String>, DeskError> {
+        let sql = "SELECT CASE WHEN a.revision IS NULL THEN coalesce(s.to_revision, s.from_revision) ELSE s.from_revision END \
+                   FROM tidemill.switches s LEFT JOIN tidemill.active a ON a.handler = s.handler \
+                   WHERE s.handler = $1 AND s.from_revision IS DISTINCT FROM s.to_revision \
+                     AND (a.revision IS NULL OR s.to_revision = a.revision) ORDER BY s.id DESC LIMIT 1";
+        Ok(self.client.query_opt(sql, &[&handler]).await?.and_then(|row| row.get(0)))
+    }
+
+    /// All handlers that an app ever had.
+    pub async fn handlers_of(&self, app: &str) -> Result<Vec<String>, DeskError> {
+        let sql = "SELECT DISTINCT handler FROM tidemill.revisions WHERE app = $1 ORDER BY 1";
+        Ok(self.client.query(sql, &[&app]).await?.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The migrations of an app that are applied, by number, with their checksums.
+    pub async fn applied(&self, app: &str) -> Result<Vec<(i32, Vec<u8>)>, DeskError> {
+        let sql = "SELECT number, checksum FROM tidemill.migrations WHERE app = $1 ORDER BY number";
+        Ok(self.client.query(sql, &[&app]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Those of these database roles that the host can't assume yet.
+    pub async fn missing_roles(&self, roles: &[&str]) -> Result<Vec<String>, DeskError> {
+        let sql = "SELECT r.name FROM unnest($1::text[]) AS r(name) LEFT JOIN pg_catalog.pg_roles p ON p.rolname = r.name \
+                   WHERE p.oid IS NULL OR NOT pg_has_role(session_user, p.oid, 'MEMBER')";
+        Ok(self.client.query(sql, &[&roles]).await?.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Those of these tables (schema, name) that are not there.
+    pub async fn missing_tables(&self, tables: &[(String, String)]) -> Result<Vec<String>, DeskError> {
+        let (schemas, names): (Vec<&str>, Vec<&str>) =
+            tables.iter().map(|(schema, name)| (schema.as_str(), name.as_str())).unzip();
+        let sql = "SELECT t.schema || '.' || t.name FROM unnest($1::text[], $2::text[]) AS t(schema, name) \
+                   WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                                     WHERE n.nspname = t.schema AND c.relname = t.name)";
+        Ok(self.client.query(sql, &[&schemas, &names]).await?.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Adds a revision; one that is there stays as it is.
+    pub async fn save(&self, new: &NewRevision<'_>) -> Result<(), DeskError> {
+        Ok(save(&self.client, new).await?)
+    }
+
+    /// Puts a candidate up and calls the replicas. Whoever left one behind can't go on with it: the lock is ours.
+    pub async fn propose(
+        &mut self,
+        action: &str,
+        moves: &[(String, String)],
+        base: i64,
+        actor: &Actor,
+        note: Option<&str>,
+    ) -> Result<i64, DeskError> {
+        let (handlers, revisions): (Vec<&str>, Vec<&str>) = moves.iter().map(|(h, r)| (h.as_str(), r.as_str())).unzip();
+        let transaction = self.client.transaction().await?;
+        let stale = "UPDATE tidemill.candidates SET state = 'abandoned', ended_at = clock_timestamp(), \
+                     reason = 'the deploy ended before it was decided' WHERE state = 'preparing'";
+        transaction.execute(stale, &[]).await?;
+        let insert = "INSERT INTO tidemill.candidates (action, handlers, revisions, base, actor, note) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
+        let id = transaction.query_one(insert, &[&action, &handlers, &revisions, &base, &actor.name(), &note]).await?.get(0);
+        notify(&transaction).await?;
+        transaction.commit().await?;
+        Ok(id)
+    }
+
+    /// What the replicas that are alive say of a candidate, and any refusal.
+    pub async fn voters(&self, candidate: i64) -> Result<Vec<Voter>, DeskError> {
+        let sql = concat!(
+            "SELECT r.host || '/' || r.pid, v.ok, v.reason FROM tidemill.replicas r \
+             LEFT JOIN tidemill.votes v ON v.candidate = $1 AND v.replica = r.id WHERE ",
+            alive!(),
+            " OR NOT v.ok ORDER BY r.started_at"
+        );
+        let voter = |row: &tokio_postgres::Row| Voter {
+            name: row.get(0),
+            vote: row.get::<_, Option<bool>>(1).map(|ok| match ok {
+                true => Ok(()),
+                false => Err(row.get::<_, Option<String>>(2).unwrap_or_default()),
+            }),
+        };
+        Ok(self.client.query(sql, &[&candidate]).await?.iter().map(voter).collect())
+    }
+
+    /// Ends a candidate that is not to become active.
+    pub async fn refuse(&self, candidate: i64, reason: &str) -> Result<(), DeskError> {
+        let sql = "UPDATE tidemill.candidates SET state = 'refused', reason = $2, ended_at = clock_timestamp() WHERE id = $1";
+        self.client.execute(sql, &[&candidate, &reason]).await?;
+        Ok(())
+    }
+
+    /// Makes the change, if nothing has changed since `base` and no replica that is alive has still to agree; returns the new version.
+    pub async fn switch(
+        &mut self,
+        candidate: Option<i64>,
+        base: i64,
+        change: &Change,
+        action: &str,
+        actor: &Actor,
+        note: Option<&str>,
+    ) -> Result<i64, DeskError> {
+        let transaction = self.client.transaction().await?;
+        let version: i64 = transaction.query_one("SELECT version FROM tidemill.fleet FOR UPDATE", &[]).await?.get(0);
+        if version != base {
+            return Err(DeskError::Moved);
+        }
+        if let Some(candidate) = candidate {
+            agreed(&transaction, candidate).await?;
+        }
+        let version = version + 1;
+        let from = before(&transaction, &change.handlers()).await?;
+        apply(&transaction, change, actor, note).await?;
+        let after = before(&transaction, &change.handlers()).await?;
+        let history = "INSERT INTO tidemill.switches (version, action, handler, from_revision, to_revision, candidate, actor, note) \
+                       SELECT $1::int8, $2::text, s.handler, s.was, s.became, $6::int8, $7::text, $8::text FROM unnest($3::text[], $4::text[], $5::text[]) AS s(handler, was, became)";
+        let handlers = change.handlers();
+        transaction.execute(history, &[&version, &action, &handlers, &from, &after, &candidate, &actor.name(), &note]).await?;
+        let lines: Vec<(String, serde_json::Value)> = handlers
+            .iter()
+            .zip(from.iter().zip(&after))
+            .map(|(handler, (from, to))| (format!("handler/{handler}"), json!({ "from": from, "to": to, "note": note })))
+            .collect();
+        record_all(&transaction, actor, &format!("handlers.{action}"), &lines).await?;
+        transaction.execute("UPDATE tidemill.fleet SET version = $1", &[&version]).await?;
+        if let Some(candidate) = candidate {
+            let sql = "UPDATE tidemill.candidates SET state = 'switched', ended_at = clock_timestamp() WHERE id = $1";
+            transaction.execute(sql, &[&candidate]).await?;
+        }
+        notify(&transaction).await?;
+        transaction.commit().await?;
+        Ok(version)
+    }
+
+    /// Whether a switch whose answer was lost was made. Asks over a new connection.
+    pub async fn was_switched(pool: &Pool, candidate: i64) -> Result<bool, Unavailable> {
+        let client = pool.dedicated("SET statement_timeout = '5s'").await?;
+        let row = client.query_one("SELECT state = 'switched' FROM tidemill.candidates WHERE id = $1", &[&candidate]).await;
+        Ok(row.map_err(failed)?.get(0))
+    }
+
+    /// The replicas that are alive, and what they have loaded.
+    pub async fn replicas(&self) -> Result<Vec<Replica>, DeskError> {
+        Ok(replicas(&self.client).await?.into_iter().filter(|replica| replica.alive).collect())
+    }
+
+    /// How many events of a handler wait in the database.
+    pub async fn waiting(&self, handler: &str) -> Result<i64, DeskError> {
+        Ok(self.client.query_one("SELECT count(*) FROM tidemill.waiting WHERE handler = $1", &[&handler]).await?.get(0))
+    }
+
+    /// Says something, so that the server does not take the lock away while other things take long.
+    pub async fn touch(&self) {
+        let _ = self.client.batch_execute("SELECT 1").await;
+    }
+
+    /// Waits until a replica has said something, or for a moment.
+    pub async fn wait(&self, most: Duration) {
+        let _ = tokio::time::timeout(most, self.heard.notified()).await;
+    }
+}
+
+async fn busy(client: &Client) -> DeskError {
+    let sql = "SELECT holder, to_char(held_since AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM tidemill.fleet";
+    match client.query_one(sql, &[]).await {
+        Ok(row) => {
+            let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| "somebody".to_owned());
+            DeskError::Busy(format!(
+                "another deploy is under way: {} has it since {}; `tidemill ps` shows what it does; try again when it is over",
+                text(0),
+                text(1)
+            ))
+        }
+        Err(error) => failed(error).into(),
+    }
+}
+
+/// Checks that a candidate still stands, and that every replica that is alive has agreed. The row of the fleet is locked: who registers from
+/// now on loads what this switch makes.
+async fn agreed(transaction: &Transaction<'_>, candidate: i64) -> Result<(), DeskError> {
+    let state: String =
+        transaction.query_one("SELECT state FROM tidemill.candidates WHERE id = $1 FOR UPDATE", &[&candidate]).await?.get(0);
+    if state != "preparing" {
+        return Err(DeskError::Refused(format!("the candidate was {state} by somebody else; nothing was switched: repeat it")));
+    }
+    let sql = concat!(
+        "SELECT string_agg(r.host || '/' || r.pid, ', ') FROM tidemill.replicas r WHERE ",
+        alive!(),
+        " AND NOT EXISTS (SELECT 1 FROM tidemill.votes v WHERE v.candidate = $1 AND v.replica = r.id AND v.ok)"
+    );
+    match transaction.query_one(sql, &[&candidate]).await?.get::<_, Option<String>>(0) {
+        None => Ok(()),
+        Some(_) => Err(DeskError::Moved),
+    }
+}
+
+/// The revisions that these handlers run, in the same order.
+async fn before(transaction: &Transaction<'_>, handlers: &[&str]) -> Result<Vec<Option<String>>, DeskError> {
+    let sql = "SELECT a.revision FROM unnest($1::text[]) WITH ORDINALITY AS h(name, n) LEFT JOIN tidemill.active a ON a.handler = h.name ORDER BY h.n";
+    Ok(transaction.query(sql, &[&handlers]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+async fn apply(transaction: &Transaction<'_>, change: &Change, actor: &Actor, note: Option<&str>) -> Result<(), DeskError> {
+    let who = actor.name();
+    match change {
+        Change::Activate(moves) => {
+            let (handlers, revisions): (Vec<&str>, Vec<&str>) = moves.iter().map(|(h, r)| (h.as_str(), r.as_str())).unzip();
+            // A handler that was paused stays so: whoever paused it decides.
+            let sql = "INSERT INTO tidemill.active AS a (handler, revision, changed_by, note) \
+                       SELECT m.handler, m.revision, $3::text, $4::text FROM unnest($1::text[], $2::text[]) AS m(handler, revision) \
+                       ON CONFLICT (handler) DO UPDATE SET revision = excluded.revision, since = clock_timestamp(), \
+                           changed_by = excluded.changed_by, note = excluded.note";
+            transaction.execute(sql, &[&handlers, &revisions, &who, &note]).await?;
+        }
+        Change::Remove(handler) => {
+            transaction.execute("DELETE FROM tidemill.active WHERE handler = $1", &[handler]).await?;
+        }
+        Change::Pause(handler) | Change::Resume(handler) => {
+            let state = if matches!(change, Change::Pause(_)) { "paused" } else { "active" };
+            let sql = "UPDATE tidemill.active SET state = $2, since = clock_timestamp(), changed_by = $3 WHERE handler = $1";
+            transaction.execute(sql, &[handler, &state, &who]).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn notify(transaction: &Transaction<'_>) -> Result<(), DeskError> {
+    transaction.batch_execute(&format!("NOTIFY {LOOK}; NOTIFY {HEARD}")).await.map_err(DeskError::from)
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
+    }
+}
