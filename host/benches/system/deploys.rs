@@ -43,6 +43,22 @@ fn revisions(folder: &Path) -> anyhow::Result<[Vec<Bundle>; 2]> {
     Ok([of("tick")?, of("tock")?])
 }
 
+/// The handlers of a folder with components that no cache has: an empty custom section with this number makes them others.
+fn unseen(folder: &Path, number: u32) -> anyhow::Result<Vec<Bundle>> {
+    let of = |loaded: manifest::Loaded| {
+        let component = [std::fs::read(&loaded.component)?, section(&format!("c{number:03}"))].concat();
+        let origin = loaded.file.display().to_string();
+        Bundle::new(origin, loaded.text, component, loaded.migrations, MOST)
+    };
+    manifest::load_dir(folder)?.into_iter().map(of).collect()
+}
+
+/// An empty custom section of a component, by name (four bytes or so).
+fn section(name: &str) -> Vec<u8> {
+    let length = name.len() as u8;
+    [&[0, length + 1, length][..], name.as_bytes()].concat()
+}
+
 fn order() -> anyhow::Result<Order> {
     Ok(Order { actor: Actor::new("bench", Via::Cli)?, note: None })
 }
@@ -86,16 +102,43 @@ async fn under_load(sizes: &Sizes, report: &mut Report) -> anyhow::Result<()> {
     let (with, switched) = tokio::join!(wrk(&url, sizes.deploys, Some(&requests)), switching);
     let with = with?;
     switched?;
+    say(&format!("deploys: {} s of load while components compile", sizes.deploys.as_secs()));
+    let (mut compiled, mut busy) = (0u32, Duration::ZERO);
+    let compiling = async {
+        let until = Instant::now() + sizes.deploys - Duration::from_secs(1);
+        while Instant::now() < until {
+            let (made, took) = deploy(&driver, &unseen(&handlers, compiled)?).await?;
+            anyhow::ensure!(made.changed && made.replicas.iter().all(|replica| replica.loaded), "{made:?}");
+            (compiled, busy) = (compiled + 1, busy + took);
+        }
+        anyhow::Ok(())
+    };
+    let (beside, compiling) = tokio::join!(wrk(&url, sizes.deploys, Some(&requests)), compiling);
+    let beside = beside?;
+    compiling?;
     let exact = settled(&site).await?;
     let row =
         |name: &str, load: &Load| vec![name.to_owned(), grouped(load.rate), grouped(load.count), ms(load.p50), ms(load.p99)];
-    report.table(&["task create", "a second", "requests", "p50", "p99"], &[row("without deploys", &without), row("with", &with)]);
+    report.table(
+        &["task create", "a second", "requests", "p50", "p99"],
+        &[
+            row("without deploys", &without),
+            row("with a switch every second", &with),
+            row("while components compile without a pause", &beside),
+        ],
+    );
     report.line(&format!(
         "{} deploys of three handlers each, {} each (median; longest {}). p99 with ÷ without: {:.2}. Every request succeeded; {exact}.",
         times.len(),
         ms(median(times.iter().copied())),
         ms(times.iter().copied().fold(0.0, f64::max)),
         with.p99 / without.p99,
+    ));
+    report.line(&format!(
+        "{compiled} deploys of three new components each, {:.1} s each: p99 beside compiling ÷ without: {:.2}, rate {:.2}.",
+        busy.as_secs_f64() / f64::from(compiled.max(1)),
+        beside.p99 / without.p99,
+        beside.rate / without.rate,
     ));
     product.stop().await?;
     site.end().await
@@ -190,10 +233,8 @@ async fn fifty(report: &mut Report) -> anyhow::Result<()> {
             folder.join("handler.toml"),
             text.replace("name = \"probe\"", &name).replace("/open", &format!("/open/{number}")),
         )?;
-        // Each its own component: an empty custom section with its number makes it another one.
-        let tag = format!("n{number:02}");
-        let section = [&[0, 4, 3][..], tag.as_bytes()].concat();
-        std::fs::write(folder.join("probe.wasm"), [component.clone(), section].concat())?;
+        // Each its own component.
+        std::fs::write(folder.join("probe.wasm"), [component.clone(), section(&format!("n{number:02}"))].concat())?;
     }
     let bundles =
         manifest::load_dir(&many)?.iter().map(|loaded| Bundle::read(loaded, MOST)).collect::<anyhow::Result<Vec<_>>>()?;

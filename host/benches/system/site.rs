@@ -12,6 +12,7 @@ use tidemill::cli::token;
 use tidemill::config::Secret;
 use tidemill::embedded::Postgres;
 use tidemill::fleet::{Administration, Deployer};
+use tidemill::store::MigrationOptions;
 use tidemill::store::{Pool, PoolOptions};
 use tokio::process::Command;
 
@@ -178,7 +179,11 @@ impl Site {
     /// What deploys into this installation, and may migrate it.
     pub(crate) fn deployer(&self) -> anyhow::Result<(Deployer, Administration)> {
         let pool = Pool::new(&self.database_url, PoolOptions { connections: 4, ..PoolOptions::default() })?;
-        let admin = Administration { admin_url: self.admin_url.clone(), runtime_url: self.database_url.clone() };
+        let admin = Administration {
+            admin_url: self.admin_url.clone(),
+            runtime_url: self.database_url.clone(),
+            options: MigrationOptions::default(),
+        };
         Ok((Deployer::new(pool, "tidemill", Some(self.path("host/cache"))), admin))
     }
 

@@ -54,12 +54,16 @@ pub(super) struct Proposal {
     pub(super) action: &'static str,
     pub(super) outcome: &'static str,
     pub(super) members: Vec<Member>,
+    /// Handlers that are taken out of service with it.
+    pub(super) gone: Vec<String>,
 }
 
 /// What is active, and since which change.
 pub(super) struct Standing {
     pub(super) version: i64,
     pub(super) members: Vec<Member>,
+    /// Handler, revision and the reason, of what this program can't read: an older one made it, or a newer one.
+    unread: Vec<(String, String, DeployError)>,
     pub(super) paused: Vec<String>,
 }
 
@@ -69,7 +73,7 @@ struct Round<'a> {
     base: i64,
     action: &'a str,
     members: &'a [Member],
-    moves: &'a [(String, String)],
+    change: &'a Change,
     plans: &'a [Plan],
     order: &'a Order,
     /// Given if something has to be migrated.
@@ -95,12 +99,51 @@ impl Standing {
     pub(super) async fn read(desk: &Desk) -> Result<Self, DeployError> {
         let (version, active) = desk.active().await?;
         let paused = active.iter().filter(|(_, paused)| *paused).map(|(revision, _)| revision.handler.clone()).collect();
-        let members = active.into_iter().map(|(revision, _)| read(revision)).collect::<Result<_, _>>()?;
-        Ok(Self { version, members, paused })
+        let (mut members, mut unread) = (Vec::new(), Vec::new());
+        for (revision, _) in active {
+            let (handler, name) = (revision.handler.clone(), revision.revision.clone());
+            match read(revision) {
+                Ok(member) => members.push(member),
+                Err(error) => unread.push((handler, name, error)),
+            }
+        }
+        Ok(Self { version, members, unread, paused })
     }
 
     pub(super) fn revision(&self, handler: &str) -> Option<&str> {
-        self.members.iter().find(|member| member.manifest.name == handler).map(|member| member.revision.as_str())
+        let read = self.members.iter().map(|member| (&member.manifest.name, &member.revision));
+        let unread = self.unread.iter().map(|(handler, revision, _)| (handler, revision));
+        read.chain(unread).find(|(name, _)| *name == handler).map(|(_, revision)| revision.as_str())
+    }
+
+    /// The active handlers.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let read = self.members.iter().map(|member| member.manifest.name.as_str());
+        read.chain(self.unread.iter().map(|(handler, ..)| handler.as_str()))
+    }
+
+    /// What is active with these members instead of their earlier revisions, and without what goes, if all of it fits together.
+    fn together(&self, new: &[Member], gone: &[String]) -> Result<Vec<Member>, DeployError> {
+        let leaves = |handler: &str| gone.iter().any(|gone| gone == handler);
+        let replaced = |handler: &str| new.iter().any(|member| member.manifest.name == handler);
+        if let Some((.., error)) = self.unread.iter().find(|(handler, ..)| !leaves(handler) && !replaced(handler)) {
+            return Err(error.clone());
+        }
+        let stays: Vec<Member> = self.members.iter().filter(|member| !leaves(&member.manifest.name)).cloned().collect();
+        set::together(&stays, new)
+    }
+
+    /// Whether the others can do without these handlers. Where they don't fit together anyway, taking something away is no worse.
+    pub(super) fn without(&self, gone: &[String]) -> Result<(), DeployError> {
+        if self.together(&[], &[]).is_err() {
+            return Ok(());
+        }
+        let stays = self.together(&[], gone).map_err(|error| {
+            let names = gone.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            DeployError::Refused(format!("what stays does not fit together without {names}: {error}; nothing was switched"))
+        })?;
+        let leaving: Vec<&Member> = self.members.iter().filter(|member| gone.contains(&member.manifest.name)).collect();
+        set::declared(&stays, &leaving)
     }
 }
 
@@ -122,14 +165,40 @@ impl Deployer {
 
     /// Makes all of these active together, or none. Those that are active already stay as they are.
     pub async fn deploy(&self, bundles: &[Bundle], order: &Order, admin: Option<&Administration>) -> Result<Report, DeployError> {
-        let mut desk = Desk::open(&self.pool, &order.actor).await?;
+        let mut desk = Desk::open(&self.pool, &order.actor, false).await?;
         let standing = Standing::read(&desk).await?;
+        self.activate(&mut desk, &standing, bundles, Vec::new(), order, admin).await
+    }
+
+    /// Makes exactly these active, together or not at all: what is active and not among them is taken out of service in the same switch.
+    pub async fn exactly(
+        &self,
+        bundles: &[Bundle],
+        order: &Order,
+        admin: Option<&Administration>,
+    ) -> Result<Report, DeployError> {
+        let mut desk = Desk::open(&self.pool, &order.actor, false).await?;
+        let standing = Standing::read(&desk).await?;
+        let stays = |name: &str| bundles.iter().any(|bundle| bundle.manifest.name == name);
+        let gone = standing.names().filter(|name| !stays(name)).map(str::to_owned).collect();
+        self.activate(&mut desk, &standing, bundles, gone, order, admin).await
+    }
+
+    async fn activate(
+        &self,
+        desk: &mut Desk,
+        standing: &Standing,
+        bundles: &[Bundle],
+        gone: Vec<String>,
+        order: &Order,
+        admin: Option<&Administration>,
+    ) -> Result<Report, DeployError> {
         let new: Vec<Member> = bundles.iter().map(Member::new).collect();
         let unchanged = |member: &Member| standing.revision(&member.manifest.name) == Some(&member.revision);
         let (same, members): (Vec<Member>, Vec<Member>) = new.into_iter().partition(unchanged);
         if !members.is_empty() {
             // Before anything is stored: what can't be is refused at once.
-            set::together(&standing.members, &members)?;
+            standing.together(&members, &gone)?;
         }
         for bundle in bundles.iter().filter(|bundle| members.iter().any(|member| member.revision == bundle.revision)) {
             let new = NewRevision {
@@ -146,11 +215,12 @@ impl Deployer {
             };
             desk.save(&new).await?;
         }
-        let mut report = match members.is_empty() {
-            true => Report::new("deploy", standing.version),
-            false => {
-                let proposal = Proposal { action: "deploy", outcome: "deployed", members };
-                self.propose(&mut desk, &standing, proposal, order, admin).await?
+        let mut report = match (members.is_empty(), gone.is_empty()) {
+            (true, true) => Report::new("deploy", standing.version),
+            (true, false) => self.remove(desk, standing, gone, "deploy", order).await?,
+            (false, _) => {
+                let proposal = Proposal { action: "deploy", outcome: "deployed", members, gone };
+                self.propose(desk, standing, proposal, order, admin).await?
             }
         };
         report.handlers.extend(same.into_iter().map(|member| HandlerOutcome {
@@ -172,8 +242,8 @@ impl Deployer {
         order: &Order,
         admin: Option<&Administration>,
     ) -> Result<Report, DeployError> {
-        let Proposal { action, outcome, members } = proposal;
-        let all = set::together(&standing.members, &members)?;
+        let Proposal { action, outcome, members, gone } = proposal;
+        let all = standing.together(&members, &gone)?;
         let plans = self.plans(desk, &all, &members).await?;
         let pending = pending(desk, &plans).await?;
         if !pending.is_empty() && admin.is_none() {
@@ -190,8 +260,9 @@ impl Deployer {
         let moves: Vec<(String, String)> = members.iter().map(|m| (m.manifest.name.clone(), m.revision.clone())).collect();
         let begun = Instant::now();
         let candidate = desk.propose(action, &moves, standing.version, &order.actor, order.note.as_deref()).await?;
+        let change = Change::Set { moves: moves.clone(), gone: gone.clone() };
         let round =
-            Round { candidate, base: standing.version, action, members: &members, moves: &moves, plans: &plans, order, admin };
+            Round { candidate, base: standing.version, action, members: &members, change: &change, plans: &plans, order, admin };
         let Made { version, migrations, agreed, switched } = match self.decide(desk, &round).await {
             Ok(made) => made,
             Err(error) => {
@@ -202,21 +273,63 @@ impl Deployer {
         };
         let mut report = Report { changed: true, migrations, ..Report::new(action, version) };
         (report.prepared_ms, report.switched_ms) = (ms(agreed - begun), ms(switched - agreed));
-        report.handlers = moves
-            .iter()
-            .map(|(handler, revision)| HandlerOutcome {
-                handler: handler.clone(),
-                outcome,
-                from: standing.revision(handler).map(str::to_owned),
-                revision: Some(revision.clone()),
-            })
-            .collect();
+        let become_ = moves.iter().map(|(handler, revision)| (handler, outcome, Some(revision.clone())));
+        let leave = gone.iter().map(|handler| (handler, "undeployed", None));
+        let came_of = |(handler, outcome, revision): (&String, _, _)| HandlerOutcome {
+            handler: handler.clone(),
+            outcome,
+            from: standing.revision(handler).map(str::to_owned),
+            revision,
+        };
+        report.handlers = become_.chain(leave).map(came_of).collect();
         let resting = standing.paused.iter().filter(|handler| moves.iter().any(|(moved, _)| moved == *handler));
         report
             .warnings
             .extend(resting.map(|handler| format!("handler `{handler}` is paused and stays so: `tidemill resume {handler}`")));
+        desk.release().await;
         self.await_loaded(desk, switched, &mut report).await;
         Ok(report)
+    }
+
+    /// Takes handlers out of service in one step.
+    pub(super) async fn remove(
+        &self,
+        desk: &mut Desk,
+        standing: &Standing,
+        gone: Vec<String>,
+        action: &'static str,
+        order: &Order,
+    ) -> Result<Report, DeployError> {
+        let mut report = Report::new(action, standing.version);
+        report.handlers.extend(gone.iter().map(|handler| HandlerOutcome {
+            handler: handler.clone(),
+            outcome: "undeployed",
+            from: standing.revision(handler).map(str::to_owned),
+            revision: None,
+        }));
+        self.switch(desk, &Change::Set { moves: Vec::new(), gone }, action, order, &mut report).await?;
+        Ok(report)
+    }
+
+    /// Makes a change that no replica has to prepare.
+    pub(super) async fn switch(
+        &self,
+        desk: &mut Desk,
+        change: &Change,
+        action: &'static str,
+        order: &Order,
+        report: &mut Report,
+    ) -> Result<(), DeployError> {
+        let (begun, base) = (Instant::now(), report.version);
+        report.version = match desk.switch(None, base, change, action, &order.actor, order.note.as_deref()).await {
+            Err(DeployError::Unavailable(error)) => self.ask(base, change, action, order, error).await?,
+            made => made?,
+        };
+        let switched = Instant::now();
+        (report.changed, report.switched_ms) = (true, ms(switched - begun));
+        desk.release().await;
+        self.await_loaded(desk, switched, report).await;
+        Ok(())
     }
 
     /// Agreement, migrations, switch.
@@ -230,13 +343,12 @@ impl Deployer {
             if let (Some(admin), None) = (round.admin, &migrations) {
                 migrations = Some(holding(desk, migrate(admin, round.plans)).await?);
             }
-            let change = Change::Activate(round.moves.to_vec());
-            let Round { candidate, base, action, order, .. } = *round;
-            let version = match desk.switch(Some(candidate), base, &change, action, &order.actor, order.note.as_deref()).await {
+            let Round { candidate, base, action, order, change, .. } = *round;
+            let version = match desk.switch(Some(candidate), base, change, action, &order.actor, order.note.as_deref()).await {
                 Ok(version) => version,
                 // A replica has come meanwhile, or come back: it has to agree first.
                 Err(DeployError::Moved) if Instant::now() < until => continue,
-                Err(DeployError::Unavailable(error)) => self.ask(candidate, base, error).await?,
+                Err(DeployError::Unavailable(error)) => self.ask(base, change, action, order, error).await?,
                 Err(error) => return Err(error),
             };
             return Ok(Made { version, migrations: migrations.unwrap_or_default(), agreed, switched: Instant::now() });
@@ -244,10 +356,10 @@ impl Deployer {
     }
 
     /// The answer of the switch was lost: was it made?
-    async fn ask(&self, candidate: i64, base: i64, error: String) -> Result<i64, DeployError> {
+    async fn ask(&self, base: i64, change: &Change, action: &str, order: &Order, error: String) -> Result<i64, DeployError> {
         let until = Instant::now() + ASKING;
         loop {
-            match Desk::was_switched(&self.pool, candidate).await {
+            match Desk::was_made(&self.pool, base, change, action, &order.actor).await {
                 Ok(true) => return Ok(base + 1),
                 Ok(false) => return Err(DeployError::Unavailable(format!("{error}; nothing was switched: repeat it"))),
                 Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(200)).await,

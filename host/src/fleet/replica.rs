@@ -22,6 +22,8 @@ const POLL: Duration = Duration::from_secs(1);
 /// Between two tries to reach the database, or to load what can't be loaded.
 const AGAIN: Duration = Duration::from_millis(250);
 const TROUBLE: Duration = Duration::from_secs(5);
+/// How long a replica may go on with what it has loaded while something else is active and it can't load that.
+const BEHIND: Duration = Duration::from_secs(10);
 /// Revisions that are fetched and prepared at once; each may need a database connection.
 const AT_ONCE: usize = 8;
 /// The notes on the board.
@@ -84,16 +86,20 @@ impl Replica {
     }
 
     async fn beats(&self) {
-        let mut desk = None;
-        let mut away = false;
+        let (mut desk, mut away, mut behind) = (None, false, None);
         loop {
             let begun = Instant::now();
             let wait = match self.beat(&mut desk).await {
-                Ok(()) => {
+                Ok(version) => {
                     self.board.clear(HEART);
                     away = false;
+                    self.keep_up(version, &mut behind);
                     if self.engine.pulse().beaten(begun) {
-                        tracing::warn!("the heartbeat was late: what ran before is not kept, and what is active is loaded anew");
+                        if self.loaded.borrow().is_some() {
+                            tracing::warn!(
+                                "the heartbeat was late: what ran before is not kept, and what is active is loaded anew"
+                            );
+                        }
                         self.heard.notify_one();
                     }
                     BEAT.saturating_sub(begun.elapsed())
@@ -115,17 +121,35 @@ impl Replica {
         }
     }
 
-    async fn beat(&self, desk: &mut Option<ReplicaDesk>) -> Result<(), Unavailable> {
+    /// A heart that beats says nothing of what the host runs: one that can't load what is active must not go on with something else for ever.
+    fn keep_up(&self, version: i64, behind: &mut Option<Instant>) {
+        match self.loaded.borrow().is_some_and(|loaded| loaded < version) {
+            false => *behind = None,
+            true if behind.get_or_insert_with(Instant::now).elapsed() > BEHIND => {
+                if self.engine.pulse().term().is_ok() {
+                    tracing::error!(version, "what is active could not be loaded for {BEHIND:?}: nothing is begun until it is");
+                }
+                self.engine.pulse().lose();
+                self.heard.notify_one();
+            }
+            true => {}
+        }
+    }
+
+    async fn beat(&self, desk: &mut Option<ReplicaDesk>) -> Result<i64, Unavailable> {
+        // A switch may be under way that does not count a replica which was late: registering waits for it, a mere heartbeat does not.
+        let known = !self.engine.pulse().is_late();
         let desk = match desk {
             Some(desk) if !desk.is_closed() => desk,
             desk => desk.insert(ReplicaDesk::open(self.engine.pool(), self.id, None).await?),
         };
-        if !desk.beat().await? {
-            let pid = i32::try_from(std::process::id()).unwrap_or(0);
-            desk.register(&machine(), pid, env!("CARGO_PKG_VERSION")).await?;
-            self.heard.notify_one();
+        if known && let Some(version) = desk.beat().await? {
+            return Ok(version);
         }
-        Ok(())
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
+        let version = desk.register(&machine(), pid, env!("CARGO_PKG_VERSION")).await?;
+        self.heard.notify_one();
+        Ok(version)
     }
 
     async fn work(&self, mut stop: watch::Receiver<bool>) {
@@ -177,8 +201,10 @@ impl Replica {
                 Vote::Later => *voted = 0,
             }
         }
-        if let Some(candidate) = look.candidate.filter(|candidate| candidate.id != *voted && preparing.is_none()) {
+        if let Some(candidate) = look.candidate.filter(|candidate| candidate.id != *voted) {
             *voted = candidate.id;
+            // One that was given up meanwhile may compile on: what comes of it lies on the shelf.
+            *preparing = None;
             if self.holds(&candidate) {
                 desk.vote(candidate.id, None).await?;
             } else {
@@ -231,7 +257,10 @@ impl Replica {
             true => self.board.note(NOTE, "no handler is active: `tidemill deploy DIR`".to_owned()),
             false => self.board.clear(NOTE),
         }
-        self.engine.pulse().loaded(term);
+        if !self.engine.pulse().loaded(term) {
+            // Not registered yet, or late meanwhile: whoever registers it rings.
+            return Ok(POLL);
+        }
         desk.loaded(version, true).await?;
         if self.loaded.send_replace(Some(version)) != Some(version) {
             let handlers: Vec<String> = self.registry.handlers().iter().map(|h| format!("{} {}", h.name, h.revision)).collect();
@@ -331,8 +360,12 @@ pub(super) async fn prepare(
         made => made,
     };
     let handler = Arc::new(made.map_err(refused)?);
-    engine.try_instance(&handler).await.map_err(|failure| {
-        DeployError::Refused(format!("handler `{}` cannot be used: no instance of it can be made: {failure}", handler.name))
+    engine.try_instance(&handler).await.map_err(|failure| match failure.is_host_fault() {
+        true => DeployError::Unavailable(failure.to_string()),
+        false => {
+            let text = format!("handler `{}` cannot be used: no instance of it can be made: {failure}", handler.name);
+            DeployError::Refused(text)
+        }
     })?;
     Ok(handler)
 }

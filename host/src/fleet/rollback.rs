@@ -7,12 +7,11 @@ use super::set::Member;
 use crate::engine::short;
 use crate::store::fleet::{Change, Desk};
 use crate::store::tables_made;
-use std::time::Instant;
 
 impl Deployer {
     /// Makes an earlier revision of a handler active again: the one whose name begins so, or the one before the active one.
     pub async fn rollback(&self, handler: &str, revision: Option<&str>, order: &Order) -> Result<Report, DeployError> {
-        let mut desk = Desk::open(self.pool(), &order.actor).await?;
+        let mut desk = Desk::open(self.pool(), &order.actor, true).await?;
         let standing = Standing::read(&desk).await?;
         let member = find(&desk, handler, revision).await?;
         if standing.revision(handler) == Some(&member.revision) {
@@ -31,13 +30,22 @@ impl Deployer {
                 gone.iter().map(|table| format!("table {table}")).collect::<Vec<_>>().join(", ")
             )));
         }
-        let proposal = Proposal { action: "rollback", outcome: "rolled back", members: vec![member] };
+        let proposal = Proposal { action: "rollback", outcome: "rolled back", members: vec![member], gone: Vec::new() };
         self.propose(&mut desk, &standing, proposal, order, None).await
     }
 
     /// Takes a handler out of service. Its revisions, its rows and what waits for it stay.
     pub async fn undeploy(&self, handler: &str, order: &Order) -> Result<Report, DeployError> {
-        self.change(handler, Change::Remove(handler.to_owned()), "undeploy", "undeployed", order).await
+        let mut desk = Desk::open(self.pool(), &order.actor, true).await?;
+        let standing = Standing::read(&desk).await?;
+        standing.revision(handler).ok_or_else(|| not_deployed(handler, &standing))?;
+        let gone = vec![handler.to_owned()];
+        standing.without(&gone)?;
+        let mut report = self.remove(&mut desk, &standing, gone, "undeploy", order).await?;
+        if let Ok(waiting) = desk.waiting(handler).await {
+            report.warnings.extend(left_behind(handler, waiting));
+        }
+        Ok(report)
     }
 
     /// Lets a handler rest: requests are answered with 503, events stay in their topics, retries wait.
@@ -45,7 +53,7 @@ impl Deployer {
         self.change(handler, Change::Pause(handler.to_owned()), "pause", "paused", order).await
     }
 
-    /// Lets a handler go on.
+    /// Lets a handler go on. It waits for a deploy that is under way.
     pub async fn resume(&self, handler: &str, order: &Order) -> Result<Report, DeployError> {
         self.change(handler, Change::Resume(handler.to_owned()), "resume", "resumed", order).await
     }
@@ -58,7 +66,7 @@ impl Deployer {
         done: &'static str,
         order: &Order,
     ) -> Result<Report, DeployError> {
-        let mut desk = Desk::open(self.pool(), &order.actor).await?;
+        let mut desk = Desk::open(self.pool(), &order.actor, matches!(change, Change::Pause(_))).await?;
         let standing = Standing::read(&desk).await?;
         let Some(active) = standing.revision(handler) else { return Err(not_deployed(handler, &standing)) };
         let paused = standing.paused.iter().any(|paused| paused == handler);
@@ -67,21 +75,28 @@ impl Deployer {
             report.handlers.push(outcome(handler, "unchanged", Some(active), Some(active)));
             return Ok(report);
         }
-        let begun = Instant::now();
-        report.version = desk.switch(None, standing.version, &change, action, &order.actor, order.note.as_deref()).await?;
-        let switched = Instant::now();
-        (report.changed, report.switched_ms) = (true, (switched - begun).as_secs_f64() * 1e3);
-        let removed = matches!(change, Change::Remove(_));
-        report.handlers.push(outcome(handler, done, Some(active), (!removed).then_some(active)));
-        self.await_loaded(&desk, switched, &mut report).await;
-        if removed && let Ok(waiting @ 1..) = desk.waiting(handler).await {
-            report.warnings.push(format!(
-                "{waiting} events wait in the database for `{handler}`; they run when it is deployed again (`tidemill waiting list --handler \
-                 {handler}`)"
-            ));
-        }
+        report.handlers.push(outcome(handler, done, Some(active), Some(active)));
+        self.switch(&mut desk, &change, action, order, &mut report).await?;
         Ok(report)
     }
+}
+
+/// What an undeployed handler leaves in the database, in words.
+fn left_behind(handler: &str, (events, jobs): (i64, i64)) -> Vec<String> {
+    let mut words = Vec::new();
+    if events > 0 {
+        words.push(format!(
+            "{events} events wait in the database for `{handler}`; they run when it is deployed again (`tidemill waiting list --handler \
+             {handler}`)"
+        ));
+    }
+    if jobs > 0 {
+        let count = if jobs >= 1_000 { "1000 or more".to_owned() } else { jobs.to_string() };
+        words.push(format!(
+            "{count} jobs of `{handler}` will still publish their events when they are due (`tidemill jobs list --handler {handler}`)"
+        ));
+    }
+    words
 }
 
 fn outcome(handler: &str, outcome: &'static str, from: Option<&str>, revision: Option<&str>) -> HandlerOutcome {
@@ -89,7 +104,7 @@ fn outcome(handler: &str, outcome: &'static str, from: Option<&str>, revision: O
 }
 
 fn not_deployed(handler: &str, standing: &Standing) -> DeployError {
-    let known: Vec<&str> = standing.members.iter().map(|member| member.manifest.name.as_str()).collect();
+    let known: Vec<&str> = standing.names().collect();
     DeployError::Missing(match (crate::config::nearest(handler, known.iter().copied()), known.is_empty()) {
         (Some(near), _) => format!("no handler `{handler}` is deployed; did you mean `{near}`?"),
         (None, true) => format!("no handler `{handler}` is deployed, nor any other: `tidemill deploy DIR`"),

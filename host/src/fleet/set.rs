@@ -4,7 +4,7 @@ use super::Bundle;
 use super::DeployError;
 use crate::engine::{HandlerSource, check_routes, short};
 use crate::kafka::topics::{Size, Topics, Wanted};
-use crate::manifest::{self, Manifest, Migration, Part};
+use crate::manifest::{self, Manifest, Migration, Part, Payload};
 use crate::store::fleet::Revision;
 use crate::store::{AppPlan, HandlerRole};
 use anyhow::Context;
@@ -68,6 +68,24 @@ pub(super) fn together(active: &[Member], new: &[Member]) -> Result<Vec<Member>,
     check_routes(all.iter().map(|member| &member.manifest)).map_err(|error| DeployError::Refused(error.to_string()))?;
     drop(parts);
     Ok(all)
+}
+
+/// Whether what `leaving` handlers declare of their topics is declared still, where that says how their readers take the records: a topic of
+/// raw payloads that nobody declares would be read as CloudEvents, and every record become a dead letter.
+pub(super) fn declared(stays: &[Member], leaving: &[&Member]) -> Result<(), DeployError> {
+    for member in leaving {
+        let raw = member.manifest.declares.iter().filter(|(_, topic)| topic.payload == Payload::Raw).map(|(name, _)| name);
+        for topic in raw.filter(|topic| !stays.iter().any(|stays| stays.manifest.declares.contains_key(*topic))) {
+            if let Some(reader) = stays.iter().find(|stays| stays.manifest.topics.iter().any(|read| read.name == *topic)) {
+                return Err(DeployError::Refused(format!(
+                    "`{}` reads topic `{topic}`, which only `{}` declares to have raw payloads: undeploy `{0}` first, or declare the topic \
+                     in its manifest; nothing was switched",
+                    reader.manifest.name, member.manifest.name
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What the apps of `new` need in the database: everything that any handler of theirs brings, by number.

@@ -32,6 +32,13 @@ async fn c19_a_rollback_switches_to_the_revision_before_or_to_any_other_by_name(
         world.fleet_refused(&["rollback", "probe", revision], &[words, "tidemill revisions probe"]).await;
     }
     world.fleet_refused(&["rollback", "nobody"], &["`nobody`"]).await;
+    // It was not deployed for a while; the one before it is still the one before it.
+    world.fleet(&["undeploy", "probe"]).await;
+    world.mark_probe(false);
+    world.handlers.limit("probe", "wall", "9s");
+    world.deploy().await;
+    world.fleet(&["rollback", "probe"]).await;
+    assert_eq!(world.active("probe").await, Some(second));
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use crate::store::fleet::{FleetView, RevisionEntry};
 use axum::Json;
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, RawQuery, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use base64::Engine as _;
@@ -20,9 +21,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Handlers in one deploy at most.
-const HANDLERS: u64 = 50;
+const HANDLERS: usize = 50;
+/// So many times `revision_size` one deploy may be, with its base64.
+const BODY: u64 = 8;
 
 /// Handlers to deploy together.
 #[derive(Debug, Deserialize)]
@@ -74,9 +78,9 @@ impl Asked for Pair {
     }
 }
 
-/// The routes; a deploy's body may be as large as so many revisions, in base64.
+/// The routes.
 pub(super) fn routes(revision_size: u64) -> Router<Api> {
-    let most = usize::try_from(revision_size.saturating_mul(2).saturating_mul(HANDLERS.min(4))).unwrap_or(usize::MAX);
+    let most = usize::try_from(revision_size.saturating_mul(BODY)).unwrap_or(usize::MAX);
     Router::new()
         .route("/fleet", get(fleet))
         .route("/revisions", get(all_revisions))
@@ -106,7 +110,28 @@ async fn diff(State(api): State<Api>, RawQuery(text): RawQuery) -> Answer<Diff> 
     answer(Diff::read(&api.pool, &from, &to).await)
 }
 
-async fn deploy(State(api): State<Api>, headers: HeaderMap, body: Result<Json<Upload>, JsonRejection>) -> Answer<Report> {
+/// The right to send a deploy, of which there is one: uploads are large, and only one deploy is made at a time anyway. It is asked for before
+/// the body is read.
+struct Uploading(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit);
+
+impl FromRequestParts<Api> for Uploading {
+    type Rejection = Problem;
+
+    async fn from_request_parts(_: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        api.uploads.clone().try_acquire_owned().map(Self).map_err(|_| {
+            Problem::new(StatusCode::CONFLICT, "busy", "Another deploy is under way")
+                .detail("this host takes one deploy at a time; `GET /v1/fleet` shows what it does")
+                .retry_after(5)
+        })
+    }
+}
+
+async fn deploy(
+    State(api): State<Api>,
+    uploading: Uploading,
+    headers: HeaderMap,
+    body: Result<Json<Upload>, JsonRejection>,
+) -> Answer<Report> {
     let actor = auth::actor(&headers)?;
     let Json(Upload { handlers, note }) = body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
@@ -118,10 +143,16 @@ async fn deploy(State(api): State<Api>, headers: HeaderMap, body: Result<Json<Up
     if handlers.is_empty() {
         return Err(invalid("`handlers` is empty: nothing to deploy"));
     }
+    if handlers.len() > HANDLERS {
+        return Err(invalid(format!("`handlers` has {} entries; one deploy takes at most {HANDLERS}", handlers.len())));
+    }
     let read = handlers.into_iter().enumerate().map(|(number, upload)| bundle(number, upload, api.revision_size));
     let bundles = read.collect::<Result<Vec<_>, _>>()?;
     // In a task of its own: a caller that goes away must not cut a change in two.
-    let done = tokio::spawn(async move { api.deployer.deploy(&bundles, &Order { actor, note }, None).await });
+    let done = tokio::spawn(async move {
+        let _uploading = uploading;
+        api.deployer.deploy(&bundles, &Order { actor, note }, None).await
+    });
     answer(done.await.map_err(|_| Problem::internal())?)
 }
 

@@ -43,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Api {
     operator: Operator,
     calls: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
     token: Arc<Option<Token>>,
     pool: Pool,
     deployer: Deployer,
@@ -60,6 +61,7 @@ pub(super) fn router(pool: &Pool, token: Option<&Secret>, deployer: Deployer, re
         revision_size,
         operator: Operator::new(pool.clone()),
         calls: Arc::new(Semaphore::new(CALLS)),
+        uploads: Arc::new(Semaphore::new(1)),
         token: Arc::new(token.map(Token::new)),
     };
     Router::new()

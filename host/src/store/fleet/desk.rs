@@ -12,7 +12,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 /// How long a deploy waits for another one.
 const TURN: Duration = Duration::from_secs(20);
@@ -64,10 +64,13 @@ impl From<OperateError> for DeskError {
 /// A change of what is active.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// These handlers run these revisions.
-    Activate(Vec<(String, String)>),
-    /// The handler runs no more.
-    Remove(String),
+    /// Some handlers run other revisions, others run no more: all of it in one step.
+    Set {
+        /// Handlers and the revisions that they run from now on.
+        moves: Vec<(String, String)>,
+        /// Handlers that run no more.
+        gone: Vec<String>,
+    },
     /// The handler rests.
     Pause(String),
     /// It goes on.
@@ -77,8 +80,8 @@ pub enum Change {
 impl Change {
     fn handlers(&self) -> Vec<&str> {
         match self {
-            Self::Activate(moves) => moves.iter().map(|(handler, _)| handler.as_str()).collect(),
-            Self::Remove(handler) | Self::Pause(handler) | Self::Resume(handler) => vec![handler],
+            Self::Set { moves, gone } => moves.iter().map(|(handler, _)| handler).chain(gone).map(String::as_str).collect(),
+            Self::Pause(handler) | Self::Resume(handler) => vec![handler],
         }
     }
 }
@@ -99,14 +102,18 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Waits for its turn. The error says who has it and since when.
-    pub async fn open(pool: &Pool, actor: &Actor) -> Result<Self, DeskError> {
+    /// Waits for its turn. The error says who has it and since when. What is `urgent` does not wait for a deploy that is still being
+    /// prepared: that one is given up.
+    pub async fn open(pool: &Pool, actor: &Actor, urgent: bool) -> Result<Self, DeskError> {
         let heard = Arc::new(Notify::new());
         let client = pool.dedicated_hearing(SETUP, Some(heard.clone())).await?;
         let until = Instant::now() + TURN;
         loop {
             if client.query_one("SELECT pg_try_advisory_lock(7010, 0)", &[]).await?.get(0) {
                 break;
+            }
+            if urgent {
+                give_up(&client, &format!("it was given up for what {} does", actor.name())).await?;
             }
             if Instant::now() >= until {
                 return Err(busy(&client).await);
@@ -140,11 +147,19 @@ impl Desk {
 
     /// The revision that a handler ran before the one that it runs, or that it ran last.
     pub async fn before(&self, handler: &str) -> Result<Option<String>, DeskError> {
-        let sql = "SELECT CASE WHEN a.revision IS NULL THEN coalesce(s.to_revision, s.from_revision) ELSE s.from_revision END \
-                   FROM tidemill.switches s LEFT JOIN tidemill.active a ON a.handler = s.handler \
-                   WHERE s.handler = $1 AND s.from_revision IS DISTINCT FROM s.to_revision \
-                     AND (a.revision IS NULL OR s.to_revision = a.revision) ORDER BY s.id DESC LIMIT 1";
+        // The last one that became active before the active one did: there may lie a time between in which it was not deployed at all.
+        let sql = "SELECT s.to_revision FROM tidemill.switches s LEFT JOIN tidemill.active a ON a.handler = s.handler \
+                   WHERE s.handler = $1 AND s.to_revision IS NOT NULL AND s.to_revision IS DISTINCT FROM a.revision \
+                     AND (a.revision IS NULL OR s.id < (SELECT max(l.id) FROM tidemill.switches l WHERE l.handler = a.handler \
+                         AND l.to_revision = a.revision AND l.from_revision IS DISTINCT FROM l.to_revision)) \
+                   ORDER BY s.id DESC LIMIT 1";
         Ok(self.client.query_opt(sql, &[&handler]).await?.and_then(|row| row.get(0)))
+    }
+
+    /// Lets the next deploy have its turn. What was switched stays; this one only looks from now on.
+    pub async fn release(&self) {
+        // If it fails the connection is lost, and the lock with it.
+        let _ = self.client.batch_execute(&format!("SELECT pg_advisory_unlock(7010, 0); NOTIFY {HEARD}")).await;
     }
 
     /// All handlers that an app ever had.
@@ -191,10 +206,9 @@ impl Desk {
         note: Option<&str>,
     ) -> Result<i64, DeskError> {
         let (handlers, revisions): (Vec<&str>, Vec<&str>) = moves.iter().map(|(h, r)| (h.as_str(), r.as_str())).unzip();
+        give_up(&self.client, "the deploy ended before it was decided").await?;
         let transaction = self.client.transaction().await?;
-        let stale = "UPDATE tidemill.candidates SET state = 'abandoned', ended_at = clock_timestamp(), \
-                     reason = 'the deploy ended before it was decided' WHERE state = 'preparing'";
-        transaction.execute(stale, &[]).await?;
+        transaction.execute("DELETE FROM tidemill.votes WHERE at < clock_timestamp() - interval '7 days'", &[]).await?;
         let insert = "INSERT INTO tidemill.candidates (action, handlers, revisions, base, actor, note) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
         let id = transaction.query_one(insert, &[&action, &handlers, &revisions, &base, &actor.name(), &note]).await?.get(0);
         notify(&transaction).await?;
@@ -204,6 +218,7 @@ impl Desk {
 
     /// What the replicas that are alive say of a candidate, and any refusal.
     pub async fn voters(&self, candidate: i64) -> Result<Vec<Voter>, DeskError> {
+        stands(&self.client, candidate).await?;
         let sql = concat!(
             "SELECT r.host || '/' || r.pid, v.ok, v.reason FROM tidemill.replicas r \
              LEFT JOIN tidemill.votes v ON v.candidate = $1 AND v.replica = r.id WHERE ",
@@ -222,7 +237,8 @@ impl Desk {
 
     /// Ends a candidate that is not to become active.
     pub async fn refuse(&self, candidate: i64, reason: &str) -> Result<(), DeskError> {
-        let sql = "UPDATE tidemill.candidates SET state = 'refused', reason = $2, ended_at = clock_timestamp() WHERE id = $1";
+        let sql = "UPDATE tidemill.candidates SET state = 'refused', reason = $2, ended_at = clock_timestamp() \
+                   WHERE id = $1 AND state = 'preparing'";
         self.client.execute(sql, &[&candidate, &reason]).await?;
         Ok(())
     }
@@ -269,10 +285,14 @@ impl Desk {
         Ok(version)
     }
 
-    /// Whether a switch whose answer was lost was made. Asks over a new connection.
-    pub async fn was_switched(pool: &Pool, candidate: i64) -> Result<bool, Unavailable> {
+    /// Whether a change whose answer was lost was made on top of version `base`. Asks over a new connection.
+    pub async fn was_made(pool: &Pool, base: i64, change: &Change, action: &str, actor: &Actor) -> Result<bool, Unavailable> {
         let client = pool.dedicated("SET statement_timeout = '5s'").await?;
-        let row = client.query_one("SELECT state = 'switched' FROM tidemill.candidates WHERE id = $1", &[&candidate]).await;
+        // Behind a switch that the server may still be about to commit.
+        client.query_one("SELECT version FROM tidemill.fleet FOR SHARE", &[]).await.map_err(failed)?;
+        let sql = "SELECT count(*) = cardinality($2::text[]) FROM tidemill.switches \
+                   WHERE version = $1 AND handler = ANY($2) AND action = $3 AND actor = $4";
+        let row = client.query_one(sql, &[&(base + 1), &change.handlers(), &action, &actor.name()]).await;
         Ok(row.map_err(failed)?.get(0))
     }
 
@@ -281,9 +301,12 @@ impl Desk {
         Ok(replicas(&self.client).await?.into_iter().filter(|replica| replica.alive).collect())
     }
 
-    /// How many events of a handler wait in the database.
-    pub async fn waiting(&self, handler: &str) -> Result<i64, DeskError> {
-        Ok(self.client.query_one("SELECT count(*) FROM tidemill.waiting WHERE handler = $1", &[&handler]).await?.get(0))
+    /// How many events of a handler wait in the database, and how many of its jobs wait for their time (1,000: or more).
+    pub async fn waiting(&self, handler: &str) -> Result<(i64, i64), DeskError> {
+        let sql = "SELECT (SELECT count(*) FROM tidemill.waiting WHERE handler = $1), \
+                          (SELECT count(*) FROM (SELECT FROM tidemill.jobs WHERE handler = $1 LIMIT 1000) some)";
+        let row = self.client.query_one(sql, &[&handler]).await?;
+        Ok((row.get(0), row.get(1)))
     }
 
     /// Says something, so that the server does not take the lock away while other things take long.
@@ -295,6 +318,13 @@ impl Desk {
     pub async fn wait(&self, most: Duration) {
         let _ = tokio::time::timeout(most, self.heard.notified()).await;
     }
+}
+
+/// Ends the candidate that is still being prepared, if there is one; whoever prepares it hears of it.
+async fn give_up(client: &Client, reason: &str) -> Result<(), DeskError> {
+    let sql = "WITH ended AS (UPDATE tidemill.candidates SET state = 'abandoned', ended_at = clock_timestamp(), reason = $1 \
+               WHERE state = 'preparing' RETURNING 1) SELECT pg_notify($2, '') FROM ended";
+    client.execute(sql, &[&reason, &HEARD]).await.map(drop).map_err(DeskError::from)
 }
 
 async fn busy(client: &Client) -> DeskError {
@@ -315,11 +345,8 @@ async fn busy(client: &Client) -> DeskError {
 /// Checks that a candidate still stands, and that every replica that is alive has agreed. The row of the fleet is locked: who registers from
 /// now on loads what this switch makes.
 async fn agreed(transaction: &Transaction<'_>, candidate: i64) -> Result<(), DeskError> {
-    let state: String =
-        transaction.query_one("SELECT state FROM tidemill.candidates WHERE id = $1 FOR UPDATE", &[&candidate]).await?.get(0);
-    if state != "preparing" {
-        return Err(DeskError::Refused(format!("the candidate was {state} by somebody else; nothing was switched: repeat it")));
-    }
+    transaction.query_one("SELECT FROM tidemill.candidates WHERE id = $1 FOR UPDATE", &[&candidate]).await?;
+    stands(transaction, candidate).await?;
     let sql = concat!(
         "SELECT string_agg(r.host || '/' || r.pid, ', ') FROM tidemill.replicas r WHERE ",
         alive!(),
@@ -328,6 +355,19 @@ async fn agreed(transaction: &Transaction<'_>, candidate: i64) -> Result<(), Des
     match transaction.query_one(sql, &[&candidate]).await?.get::<_, Option<String>>(0) {
         None => Ok(()),
         Some(_) => Err(DeskError::Moved),
+    }
+}
+
+/// Whether a candidate still waits for its switch; else why not.
+async fn stands(client: &impl GenericClient, candidate: i64) -> Result<(), DeskError> {
+    let sql = "SELECT state, coalesce(reason, '') FROM tidemill.candidates WHERE id = $1";
+    let row = client.query_one(sql, &[&candidate]).await?;
+    match row.get(0) {
+        "preparing" => Ok(()),
+        state => {
+            let reason: &str = row.get(1);
+            Err(DeskError::Refused(format!("this deploy was {state}: {reason}; nothing was switched: repeat it")))
+        }
     }
 }
 
@@ -340,7 +380,7 @@ async fn before(transaction: &Transaction<'_>, handlers: &[&str]) -> Result<Vec<
 async fn apply(transaction: &Transaction<'_>, change: &Change, actor: &Actor, note: Option<&str>) -> Result<(), DeskError> {
     let who = actor.name();
     match change {
-        Change::Activate(moves) => {
+        Change::Set { moves, gone } => {
             let (handlers, revisions): (Vec<&str>, Vec<&str>) = moves.iter().map(|(h, r)| (h.as_str(), r.as_str())).unzip();
             // A handler that was paused stays so: whoever paused it decides.
             let sql = "INSERT INTO tidemill.active AS a (handler, revision, changed_by, note) \
@@ -348,9 +388,7 @@ async fn apply(transaction: &Transaction<'_>, change: &Change, actor: &Actor, no
                        ON CONFLICT (handler) DO UPDATE SET revision = excluded.revision, since = clock_timestamp(), \
                            changed_by = excluded.changed_by, note = excluded.note";
             transaction.execute(sql, &[&handlers, &revisions, &who, &note]).await?;
-        }
-        Change::Remove(handler) => {
-            transaction.execute("DELETE FROM tidemill.active WHERE handler = $1", &[handler]).await?;
+            transaction.execute("DELETE FROM tidemill.active WHERE handler = ANY($1)", &[gone]).await?;
         }
         Change::Pause(handler) | Change::Resume(handler) => {
             let state = if matches!(change, Change::Pause(_)) { "paused" } else { "active" };

@@ -17,6 +17,8 @@ pub struct Pulse {
     origin: Instant,
     /// When the last heartbeat that arrived was begun: milliseconds since `origin`.
     last: AtomicU64,
+    /// Whether any has arrived: before that the replica is not known to anybody.
+    known: AtomicBool,
     term: AtomicU64,
     serving: AtomicBool,
     /// Taken by who changes the term, or whether it serves.
@@ -36,6 +38,7 @@ impl Pulse {
         Self {
             origin: Instant::now(),
             last: AtomicU64::new(0),
+            known: AtomicBool::new(false),
             term: AtomicU64::new(0),
             serving: AtomicBool::new(false),
             turn: Mutex::new(()),
@@ -69,11 +72,18 @@ impl Pulse {
         }
     }
 
+    /// Whether others may have gone on without this replica; it has to register (again) then.
+    pub fn is_late(&self) -> bool {
+        self.in_time().is_err()
+    }
+
     fn in_time(&self) -> Result<(), String> {
         let late = self.lateness();
-        match self.steady || late <= OWN_LIMIT {
-            true => Ok(()),
-            false => Err(format!("this replica could not write its heartbeat for {:.1} s", late.as_secs_f64())),
+        match (self.steady, self.known.load(Ordering::SeqCst)) {
+            (true, _) => Ok(()),
+            (false, false) => Err("this replica has not written a heartbeat yet".to_owned()),
+            (false, true) if late <= OWN_LIMIT => Ok(()),
+            _ => Err(format!("this replica could not write its heartbeat for {:.1} s", late.as_secs_f64())),
         }
     }
 
@@ -86,7 +96,8 @@ impl Pulse {
     pub fn beaten(&self, begun: Instant) -> bool {
         let begun = u64::try_from(begun.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX);
         let before = self.last.load(Ordering::SeqCst);
-        let lost = Duration::from_millis(begun.saturating_sub(before)) > OWN_LIMIT;
+        let unknown = !self.known.load(Ordering::SeqCst);
+        let lost = unknown || Duration::from_millis(begun.saturating_sub(before)) > OWN_LIMIT;
         {
             let _turn = lock(&self.turn);
             if lost {
@@ -94,6 +105,7 @@ impl Pulse {
                 self.term.fetch_add(1, Ordering::SeqCst);
             }
             self.last.fetch_max(begun, Ordering::SeqCst);
+            self.known.store(true, Ordering::SeqCst);
         }
         self.changed.send_replace(());
         lost
@@ -104,15 +116,16 @@ impl Pulse {
         Term(self.term.load(Ordering::SeqCst))
     }
 
-    /// What is active is loaded, as it was read in this term; if that is over, it has to be read again.
-    pub fn loaded(&self, term: Term) {
-        {
+    /// What is active is loaded, as it was read in this term. False if that is over, or has not begun: it has to be read again.
+    pub fn loaded(&self, term: Term) -> bool {
+        let holds = {
             let _turn = lock(&self.turn);
-            if self.term.load(Ordering::SeqCst) == term.0 {
-                self.serving.store(true, Ordering::SeqCst);
-            }
-        }
+            let holds = self.known.load(Ordering::SeqCst) && self.term.load(Ordering::SeqCst) == term.0;
+            self.serving.fetch_or(holds, Ordering::SeqCst);
+            holds
+        };
         self.changed.send_replace(());
+        holds
     }
 
     /// What is active can't be loaded: nothing begins until it is.
@@ -147,13 +160,16 @@ mod tests {
 
     #[test]
     fn c18_a_late_heartbeat_ends_the_term_and_nothing_begins_before_loading() {
+        let pulse = Pulse::new();
+        assert!(pulse.term().is_err() && pulse.is_late(), "young, and without a heartbeat: nobody knows it yet");
+        assert!(!pulse.loaded(pulse.current()), "what is read before it is registered does not count");
         let pulse = aged(Duration::from_secs(60));
         assert!(pulse.term().is_err(), "no heartbeat at all");
         assert!(pulse.beaten(Instant::now()), "the first one");
         assert!(pulse.term().unwrap_err().contains("not loaded"));
         pulse.loaded(pulse.current());
         let term = pulse.term().unwrap();
-        assert!(!pulse.beaten(Instant::now()));
+        assert!(!pulse.beaten(Instant::now()) && !pulse.is_late());
         assert_eq!(pulse.still(term), Ok(()));
 
         let pulse = Pulse { last: AtomicU64::new(50_000), ..pulse };
@@ -161,7 +177,7 @@ mod tests {
         assert!(pulse.beaten(Instant::now()), "the heartbeat comes back");
         assert!(pulse.still(term).is_err(), "what began before is not kept");
         assert!(pulse.term().is_err(), "nothing begins before what is active is loaded");
-        pulse.loaded(term);
+        assert!(!pulse.loaded(term));
         assert!(pulse.term().is_err(), "what was read in a term that is over is not loaded");
         pulse.loaded(pulse.current());
         assert!(pulse.term().is_ok() && pulse.still(term).is_err());

@@ -31,7 +31,8 @@ struct Statements {
     vote: Statement,
 }
 
-const BEAT: &str = "UPDATE tidemill.replicas SET beat_at = clock_timestamp() WHERE id = $1";
+const BEAT: &str =
+    "UPDATE tidemill.replicas SET beat_at = clock_timestamp() WHERE id = $1 RETURNING (SELECT version FROM tidemill.fleet)";
 const TO_DO: &str =
     "SELECT f.version, c.id, c.revisions FROM tidemill.fleet f LEFT JOIN tidemill.candidates c ON c.state = 'preparing'";
 const ACTIVE: &str = "SELECT f.version, a.handler, a.revision, a.state, a.changed_by, a.since FROM tidemill.fleet f \
@@ -97,19 +98,21 @@ impl ReplicaDesk {
         self.client.is_closed()
     }
 
-    /// Makes the replica known, or known again. From then on no deploy goes on without it as long as its heart beats.
-    pub async fn register(&self, host: &str, pid: i32, program: &str) -> Result<(), Unavailable> {
+    /// Makes the replica known, or known again, and returns the version of the fleet. From then on no deploy goes on without it as long as
+    /// its heart beats.
+    pub async fn register(&self, host: &str, pid: i32, program: &str) -> Result<i64, Unavailable> {
         // Behind a switch that is under way, or before it: never beside.
         let sql = "WITH fleet AS MATERIALIZED (SELECT version FROM tidemill.fleet FOR KEY SHARE), \
                         swept AS (DELETE FROM tidemill.replicas WHERE beat_at < clock_timestamp() - interval '10 min') \
                    INSERT INTO tidemill.replicas AS r (id, host, pid, program) SELECT $1::uuid, $2::text, $3::int4, $4::text FROM fleet \
-                   ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp(), loaded = NULL, ready = false";
-        self.execute(sql, &[&self.id, &host, &pid, &program]).await.map(drop)
+                   ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp(), loaded = NULL, ready = false RETURNING (SELECT version FROM fleet)";
+        Ok(in_time(self.client.query_one(sql, &[&self.id, &host, &pid, &program])).await?.get(0))
     }
 
-    /// The heartbeat; false if the replica is not known (any more).
-    pub async fn beat(&self) -> Result<bool, Unavailable> {
-        Ok(self.execute(&self.statements.beat, &[&self.id]).await? == 1)
+    /// The heartbeat, and the version of the fleet; none if the replica is not known (any more).
+    pub async fn beat(&self) -> Result<Option<i64>, Unavailable> {
+        let row = in_time(self.client.query_opt(&self.statements.beat, &[&self.id])).await?;
+        Ok(row.map(|row| row.get(0)))
     }
 
     /// What there is to do.

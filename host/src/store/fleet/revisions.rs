@@ -3,7 +3,7 @@
 use super::super::Pool;
 use super::super::error::Unavailable;
 use super::super::operate::Time;
-use super::failed;
+use super::{DeskError, failed};
 use crate::manifest::Migration;
 use sha2::{Digest, Sha256};
 use std::time::SystemTime;
@@ -122,17 +122,18 @@ impl Revisions {
     }
 
     /// The component of a revision, checked against its digest.
-    pub async fn component(&self, revision: &str) -> Result<Vec<u8>, Unavailable> {
+    pub async fn component(&self, revision: &str) -> Result<Vec<u8>, DeskError> {
         let client = self.pool.dedicated("SET statement_timeout = '120s'").await?;
         let sql = "SELECT component, digest FROM tidemill.revisions WHERE revision = $1";
         let row = client.query_opt(sql, &[&revision]).await.map_err(failed)?;
-        let row = row.ok_or_else(|| Unavailable(format!("the database has no revision {revision}")))?;
+        let row = row.ok_or_else(|| DeskError::Refused(format!("the database has no revision {revision}")))?;
         let component: Vec<u8> = row.get(0);
         match Sha256::digest(&component).as_slice() == row.get::<_, &[u8]>(1) {
             true => Ok(component),
-            false => {
-                Err(Unavailable(format!("the component of revision {revision} in the database is damaged; deploy it again")))
-            }
+            false => Err(DeskError::Refused(format!(
+                "the component of revision {revision} in the database is damaged; a revision never changes, so deploy the handler with \
+                 another manifest (a comment is enough)"
+            ))),
         }
     }
 }

@@ -135,8 +135,10 @@ impl FleetView {
         let client = pool.dedicated("SET statement_timeout = '30s'; SET application_name = 'tidemill operate'").await?;
         let handlers = "SELECT a.handler, v.app, a.revision, a.state, a.since, a.changed_by, coalesce(a.note, v.note) AS note \
                         FROM tidemill.active a JOIN tidemill.revisions v USING (revision) ORDER BY a.handler";
-        let candidate =
-            "SELECT id, action, handlers, revisions, actor, created_at FROM tidemill.candidates WHERE state = 'preparing'";
+        // One whose deploy has died is not under way any more; the next one clears it away.
+        let candidate = "SELECT id, action, handlers, revisions, actor, created_at FROM tidemill.candidates WHERE state = 'preparing' \
+             AND EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid = 7010 AND objid = 0 AND granted \
+                 AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))";
         let version = client.query_one("SELECT version FROM tidemill.fleet", &[]).await.map_err(failed)?.get(0);
         let handlers = client.query(handlers, &[]).await.map_err(failed)?;
         let candidate = client.query_opt(candidate, &[]).await.map_err(failed)?;
