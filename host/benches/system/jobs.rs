@@ -2,7 +2,7 @@
 
 use crate::Sizes;
 use crate::create::{Round, of};
-use crate::load::{CONNECTIONS, wrk};
+use crate::load::{CONNECTIONS, wrk_over};
 use crate::machine::{self, Meter, Spent, cpu};
 use crate::process::Process;
 use crate::relay::EmbeddedBroker;
@@ -240,6 +240,36 @@ async fn scheduling(site: &Site, handlers: &Path, client: &Client, sizes: &Sizes
     };
     let scripts = [(plain.0, script(plain.1)?), (with_job.0, script(with_job.1)?)];
     let url = host.said("http")?.to_owned();
+    for (connections, what) in [(1, "one connection"), (CONNECTIONS, "as many connections as keep both cores busy")] {
+        let rounds = rounds(site, (&host, &url), client, connections, &scripts, (sizes, report)).await?;
+        report.line(&format!(
+            "\nA request that inserts a row and publishes an event, without and with scheduling a job: {what} ({connections}), {} alternating \
+             rounds of {} s, medians.\n",
+            sizes.rounds,
+            sizes.create.as_secs()
+        ));
+        let row = |(name, rounds): (&str, &[Round])| [vec![name.to_owned()], crate::create::cells(rounds)].concat();
+        report.table(
+            &["request", "a second", "lowest–highest", "p50", "p99", "CPU server", "CPU PostgreSQL", "CPU load"],
+            &[row((plain.0, &rounds[0])), row((with_job.0, &rounds[1]))],
+        );
+        let pairs = rounds[0].iter().zip(&rounds[1]).map(|(plain, with_job)| (plain.load.rate, with_job.load.rate));
+        report.line(&format!("- Time of a request with a job ÷ without: **{}** (by rates)", ratio(pairs)));
+        let p50 = |rounds: &[Round]| of(rounds, |round| round.load.p50);
+        report.line(&format!("- The same by p50: {:.2}", p50(&rounds[1]) / p50(&rounds[0])));
+    }
+    host.stop().await
+}
+
+/// Alternating rounds of both scripts, the first of each left out.
+async fn rounds(
+    site: &Site,
+    (host, url): (&Process, &str),
+    client: &Client,
+    connections: usize,
+    scripts: &[(&str, PathBuf); 2],
+    (sizes, report): (&Sizes, &mut Report),
+) -> anyhow::Result<[Vec<Round>; 2]> {
     let mut rounds: [Vec<Round>; 2] = Default::default();
     for number in 0..=sizes.rounds {
         for ((name, script), rounds) in scripts.iter().zip(&mut rounds) {
@@ -249,29 +279,14 @@ async fn scheduling(site: &Site, handlers: &Path, client: &Client, sizes: &Sizes
             say(&format!("jobs: requests {name}, round {number} of {}", sizes.rounds));
             machine::warn_if_busy(report);
             let meter = Meter::start(Some(host.pid()?), site.postmaster()?)?;
-            let load = wrk(&url, time, Some(script)).await?;
+            let load = wrk_over(connections, url, time, Some(script)).await?;
             let cpu = meter.each(load.count)?;
             if number > 0 {
                 rounds.push(Round { load, cpu });
             }
         }
     }
-    report.line(&format!(
-        "\nA request that inserts a row and publishes an event, without and with scheduling a job: {CONNECTIONS} connections, {} alternating \
-         rounds of {} s, medians.\n",
-        sizes.rounds,
-        sizes.create.as_secs()
-    ));
-    let row = |(name, rounds): (&str, &[Round])| [vec![name.to_owned()], crate::create::cells(rounds)].concat();
-    report.table(
-        &["request", "a second", "lowest–highest", "p50", "p99", "CPU server", "CPU PostgreSQL", "CPU load"],
-        &[row((plain.0, &rounds[0])), row((with_job.0, &rounds[1]))],
-    );
-    let pairs = rounds[0].iter().zip(&rounds[1]).map(|(plain, with_job)| (plain.load.rate, with_job.load.rate));
-    report.line(&format!("- Time of a request with a job ÷ without: **{}** (by rates)", ratio(pairs)));
-    let p50 = |rounds: &[Round]| of(rounds, |round| round.load.p50);
-    report.line(&format!("- The same by p50: {:.2}", p50(&rounds[1]) / p50(&rounds[0])));
-    host.stop().await
+    Ok(rounds)
 }
 
 /// A script of wrk whose requests each have a row and a job of their own.

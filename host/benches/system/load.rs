@@ -23,8 +23,13 @@ pub(crate) struct Load {
 
 /// Sends requests over keep-alive connections. Any answer but a success, and any broken connection, is an error.
 pub(crate) async fn wrk(url: &str, time: Duration, script: Option<&Path>) -> anyhow::Result<Load> {
+    wrk_over(CONNECTIONS, url, time, script).await
+}
+
+/// The same over so many connections.
+pub(crate) async fn wrk_over(connections: usize, url: &str, time: Duration, script: Option<&Path>) -> anyhow::Result<Load> {
     let mut command = Command::new("wrk");
-    command.args(["-t1", "--latency", &format!("-c{CONNECTIONS}"), &format!("-d{}s", time.as_secs())]);
+    command.args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{}s", time.as_secs())]);
     if let Some(script) = script {
         command.arg("-s").arg(script);
     }

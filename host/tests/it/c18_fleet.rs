@@ -6,8 +6,7 @@ use crate::support::fleet::{signal, until_ready};
 use crate::support::{Kind, World, eventually};
 
 /// Sessions of replicas that wait for a lock.
-const REGISTERING: &str =
-    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tidemill replica' AND wait_event_type = 'Lock' \
+const REGISTERING: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tidemill replica' AND wait_event_type = 'Lock' \
      AND datname = current_database()";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,21 @@ use tokio_postgres::types::ToSql;
 pub(in crate::store) const SCHEDULE: &str = "\
     SELECT tidemill.schedule_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 
+/// The same for one job, with scalars instead of arrays; no row if the job that was there is kept.
+pub(in crate::store) const SCHEDULE_ONE: &str = "\
+    WITH written AS ( \
+        INSERT INTO tidemill.jobs AS j (app, handler, name, due, period, cron, time_zone, missed, bucket, topic, key, event, correlation_id, \
+                                        traceparent) \
+        VALUES ($1, $2, $3, coalesce($4, clock_timestamp() + $5::bigint * interval '1 microsecond'), $5, $6, $7, $8, $10, $11, $12, $13, $14, $15) \
+        ON CONFLICT (app, name) DO UPDATE \
+            SET incarnation = gen_random_uuid(), due = excluded.due, period = excluded.period, cron = excluded.cron, \
+                time_zone = excluded.time_zone, missed = excluded.missed, bucket = excluded.bucket, topic = excluded.topic, key = excluded.key, \
+                event = excluded.event, correlation_id = excluded.correlation_id, traceparent = excluded.traceparent, \
+                scheduled_at = excluded.scheduled_at \
+            WHERE tidemill.may_replace_job(j.app, j.name, j.handler, $2, $9) \
+        RETURNING due) \
+    SELECT (extract(epoch FROM due) * 1000000)::bigint FROM written";
+
 /// See the SQL function for their meaning.
 pub(in crate::store) struct JobColumns<'a> {
     app: &'a str,
@@ -74,6 +89,29 @@ impl<'a> JobColumns<'a> {
             &self.correlations,
             &self.traces,
         ]
+    }
+
+    /// The parameters of [`SCHEDULE_ONE`], if there is one job.
+    pub(in crate::store) fn single(&self) -> Option<[&(dyn ToSql + Sync); 15]> {
+        (self.names.len() == 1).then(|| -> [&(dyn ToSql + Sync); 15] {
+            [
+                &self.app,
+                &self.handler,
+                &self.names[0],
+                &self.dues[0],
+                &self.periods[0],
+                &self.crons[0],
+                &self.zones[0],
+                &self.missed[0],
+                &self.keeps[0],
+                &self.buckets[0],
+                &self.topics[0],
+                &self.keys[0],
+                &self.events[0],
+                &self.correlations[0],
+                &self.traces[0],
+            ]
+        })
     }
 
     pub(in crate::store) fn is_empty(&self) -> bool {

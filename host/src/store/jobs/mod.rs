@@ -10,7 +10,7 @@ mod columns;
 mod due;
 mod times;
 
-pub(super) use columns::{JobColumns, SCHEDULE};
+pub(super) use columns::{JobColumns, SCHEDULE, SCHEDULE_ONE};
 pub(super) use due::{Claimed, FIRE_LOCKED, Round};
 pub use due::{Fired, JobsDue, Spoilt};
 pub(super) use times::Micros;

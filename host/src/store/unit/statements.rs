@@ -114,6 +114,7 @@ pub(in crate::store) struct HostStatements {
     trust: Statement,
     keep: Statement,
     schedule: Statement,
+    schedule_one: Statement,
     pub(super) cancel: Statement,
     pub(super) job: Statement,
     pub(super) moment: Statement,
@@ -132,8 +133,10 @@ impl HostStatements {
         let [claim_lock, claim_find, claim_xid, keep] =
             [idempotency::LOCK, idempotency::FIND, ASSIGN_XID, idempotency::KEEP].map(|text| client.prepare(text));
         let (claim_lock, claim_find, claim_xid, keep) = future::try_join4(claim_lock, claim_find, claim_xid, keep).await?;
-        let [schedule, cancel, job, moment] = [jobs::SCHEDULE, jobs::CANCEL, jobs::GET, MOMENT].map(|text| client.prepare(text));
-        let (schedule, cancel, job, moment) = future::try_join4(schedule, cancel, job, moment).await?;
+        let [schedule, schedule_one, cancel, job, moment] =
+            [jobs::SCHEDULE, jobs::SCHEDULE_ONE, jobs::CANCEL, jobs::GET, MOMENT].map(|text| client.prepare(text));
+        let (schedule, schedule_one, cancel, job, moment) =
+            future::try_join5(schedule, schedule_one, cancel, job, moment).await?;
         Ok(Self {
             enter,
             note,
@@ -152,6 +155,7 @@ impl HostStatements {
             trust,
             keep,
             schedule,
+            schedule_one,
             cancel,
             job,
             moment,
@@ -207,6 +211,9 @@ impl HostStatements {
         client: &tokio_postgres::Client,
         jobs: &JobColumns<'_>,
     ) -> Result<Option<i64>, tokio_postgres::Error> {
+        if let Some(job) = jobs.single() {
+            return client.query_opt(&self.schedule_one, &job).await.map(|row| row.map(|row| row.get(0)));
+        }
         match jobs.is_empty() {
             true => Ok(None),
             false => client.query_one(&self.schedule, &jobs.params()).await.map(|row| row.get(0)),
