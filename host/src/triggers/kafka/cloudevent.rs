@@ -6,10 +6,10 @@ use crate::capabilities::publish::{Cause, is_json};
 use crate::manifest::Payload;
 use crate::store::{Identity, Record, bucket_of};
 use base64::Engine as _;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 /// The longest `id`, `source` or `type`, in bytes.
 const LONGEST: usize = 1_000;
@@ -52,14 +52,15 @@ fn raw(record: &Record) -> Event {
 }
 
 fn cloudevent(record: &Record) -> Result<Event, String> {
-    let content_type = record.header("content-type").unwrap_or_default().to_ascii_lowercase();
-    if content_type.starts_with("application/cloudevents-batch") {
+    let content_type = record.header("content-type").unwrap_or_default();
+    let begins = |with: &str| content_type.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with));
+    if begins("application/cloudevents-batch") {
         return Err("it is a batch of CloudEvents; one record holds one event".to_owned());
     }
-    if content_type.starts_with("application/cloudevents") && !is_json(&content_type) {
+    let structured = begins("application/cloudevents");
+    if structured && !is_json(&content_type.to_ascii_lowercase()) {
         return Err(format!("its format `{content_type}` is not JSON"));
     }
-    let structured = content_type.starts_with("application/cloudevents");
     if !structured && record.header("ce_specversion").is_some() {
         return binary(record);
     }
@@ -79,18 +80,68 @@ pub(super) fn cause(event: &Event) -> Cause {
 }
 
 /// The name of a member, copied only if it is escaped.
-#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// By name, each name once, the last one given. There are about ten, for which a vector is much cheaper than a map.
+#[derive(Debug)]
+struct ByName<'a, T>(Vec<(Cow<'a, str>, T)>);
+
 /// Context attributes in their string form.
-type Attributes<'a> = BTreeMap<Cow<'a, str>, String>;
+type Attributes<'a> = ByName<'a, String>;
+
+impl<'a, T> ByName<'a, T> {
+    fn new(mut pairs: Vec<(Cow<'a, str>, T)>) -> Self {
+        // Stable, so of two with one name the later one stands behind; it is kept.
+        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        pairs.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+        Self(pairs)
+    }
+
+    fn get(&self, name: &str) -> Option<&T> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    fn remove(&mut self, name: &str) -> Option<T> {
+        let at = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.remove(at).1)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByName<'de, &'de RawValue> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = ByName<'de, &'de RawValue>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::with_capacity(16);
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    pairs.push((name, value));
+                }
+                Ok(ByName::new(pairs))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
 
 fn from_json(record: &Record, value: &[u8]) -> Result<Event, String> {
-    let members: BTreeMap<Name<'_>, &RawValue> =
+    let members: ByName<'_, &RawValue> =
         serde_json::from_slice(value).map_err(|error| format!("it is no JSON object: {error}"))?;
-    let mut text = Attributes::new();
+    let mut text = Vec::with_capacity(members.0.len());
     let mut data = None;
-    for (Name(name), raw) in members {
+    for (name, raw) in members.0 {
         match &*name {
             "data" => data = (raw.get() != "null").then(|| raw.get().as_bytes().to_vec()),
             "data_base64" => {
@@ -100,11 +151,12 @@ fn from_json(record: &Record, value: &[u8]) -> Result<Event, String> {
             }
             _ => {
                 if let Some(value) = attribute(&name, raw)? {
-                    text.insert(name, value);
+                    text.push((name, value));
                 }
             }
         }
     }
+    let text = ByName(text);
     // A payload of another kind travels as a JSON string (JSON event format, 3.1): the handler gets what is in it.
     let media = text.get("datacontenttype").map_or("application/json", String::as_str);
     if !is_json(media)
@@ -133,7 +185,7 @@ fn attribute(name: &str, raw: &RawValue) -> Result<Option<String>, String> {
 }
 
 fn binary(record: &Record) -> Result<Event, String> {
-    let mut text = Attributes::new();
+    let mut text = Vec::new();
     for (key, value) in &record.headers {
         let key = key.to_ascii_lowercase();
         let name = match (key.strip_prefix("ce_"), key.as_str()) {
@@ -143,9 +195,9 @@ fn binary(record: &Record) -> Result<Event, String> {
         };
         let value =
             std::str::from_utf8(value.as_deref().unwrap_or_default()).map_err(|_| format!("header `{key}` is not UTF-8"))?;
-        text.insert(Cow::Owned(name.to_owned()), value.to_owned());
+        text.push((Cow::Owned(name.to_owned()), value.to_owned()));
     }
-    event(record, text, record.value.clone())
+    event(record, ByName::new(text), record.value.clone())
 }
 
 fn event(record: &Record, mut attributes: Attributes<'_>, data: Option<Vec<u8>>) -> Result<Event, String> {
@@ -177,7 +229,7 @@ fn event(record: &Record, mut attributes: Attributes<'_>, data: Option<Vec<u8>>)
         subject: attributes.remove("subject"),
         datacontenttype: attributes.remove("datacontenttype"),
         dataschema: attributes.remove("dataschema"),
-        extensions: attributes.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
+        extensions: attributes.0.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
         data,
         topic: record.topic.clone(),
         partition: record.partition,
@@ -232,6 +284,17 @@ mod tests {
         assert_eq!(structured.time, Some(1_000_000));
         assert_eq!(structured.extensions, [("n".to_owned(), "5".to_owned())]);
         assert_eq!(structured.data.as_deref(), Some(&b"{\"a\": 1}"[..]));
+    }
+
+    #[test]
+    fn c12_of_an_attribute_that_comes_twice_the_last_one_counts() {
+        let json = r#"{"specversion":"1.0","id":"1","z":"a","source":"s","type":"t","id":"2","z":"b","a":"c","z":"d","data":1,"data":2}"#;
+        let structured = cloudevent(&record(&[], Some(json))).unwrap();
+        assert_eq!((structured.id.as_str(), structured.data.as_deref()), ("2", Some(&b"2"[..])));
+        let extensions = [("a".to_owned(), "c".to_owned()), ("z".to_owned(), "d".to_owned())];
+        assert_eq!(structured.extensions, extensions);
+        let headers = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "s"), ("ce_type", "t"), ("CE_id", "2")];
+        assert_eq!(cloudevent(&record(&headers, None)).unwrap().id, "2");
     }
 
     #[test]
