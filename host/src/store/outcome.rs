@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// past its commit: either way the next answer is final.
 ///
 /// After a crash the server gives numbers out again whose records had not reached the disk, so `committed` may be said of another transaction:
-/// it is believed only of a server that has run since before the transaction `began`. `aborted` can be believed always, for a number that has
+/// it is believed only of a server that has run since before the transaction `began`: neither started since (`pg_postmaster_start_time`) nor
+/// recovered from the crash of one of its processes, which discards the statistics (`stats_reset`). `aborted` can be believed always, for a number that has
 /// committed is never given out again.
 pub(super) async fn learn(pool: &Pool, xid: &str, began: Instant, patience: Duration) -> Result<(), CommitError> {
     let end = Instant::now() + patience;
@@ -19,7 +20,8 @@ pub(super) async fn learn(pool: &Pool, xid: &str, began: Instant, patience: Dura
                 Some("committed") if same_run => return Ok(()),
                 Some("committed") => {
                     return Err(CommitError::Unknown(
-                        "the connection broke after COMMIT was sent, and PostgreSQL was started anew since".to_owned(),
+                        "the connection broke after COMMIT was sent, and PostgreSQL has crashed or was started anew since"
+                            .to_owned(),
                     ));
                 }
                 Some("aborted") => {
@@ -43,8 +45,8 @@ pub(super) async fn learn(pool: &Pool, xid: &str, began: Instant, patience: Dura
 /// What the server knows of a transaction, and whether it has run since before that began.
 async fn ask(pool: &Pool, xid: &str, began: Instant) -> Result<(Option<String>, bool), String> {
     let client = pool.connect().await.map_err(|error| error.to_string())?;
-    let question =
-        "SELECT pg_xact_status(($1::text)::xid8), extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8";
+    let question = "SELECT pg_xact_status(($1::text)::xid8), extract(epoch FROM clock_timestamp() \
+                        - greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_catalog.pg_stat_wal)))::float8";
     // Taken first: the server's time goes on until it answers.
     let age = began.elapsed().as_secs_f64();
     let row = client.query_one(question, &[&xid]).await.map_err(|error| error.to_string())?;

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::{Cut, Fault, Kind, World, eventually, records};
+use crate::support::postgres::{Cluster, Database};
+use crate::support::{Answer, Broker, Cut, Fault, Kind, World, eventually, records};
 
 #[tokio::test]
 async fn c02_a_status_of_400_or_above_rolls_back() {
@@ -91,6 +92,56 @@ async fn c02_where_even_asking_is_impossible_the_outcome_is_unknown() {
         assert_eq!(world.has_row(&id).await, happened);
         world.proxy().refuse(false);
         eventually("the host works again", async || (world.steps("query", json!({})).await.status == 200).then_some(())).await;
+    }
+}
+
+/// After a crash PostgreSQL gives numbers out again whose records had not reached the disk: what it says of them is not about the unit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c02_a_transaction_number_that_was_given_out_again_is_not_taken_for_the_units_own() {
+    let cluster = Cluster::dedicated();
+    let world = World::with_database(Database::create_on(&cluster).await, Broker::shared(Kind::Embedded).await);
+    let world = world.env("TIDEMILL_OUTCOME_DEADLINE", "60s").proxied().await.started().await;
+    for whole in [true, false] {
+        let mut again = 0;
+        for turn in 0..20 {
+            let admin = world.sql().await;
+            // Only a commit writes the log to the disk now.
+            admin.batch_execute("ALTER SYSTEM SET wal_writer_delay = '10s'").await.unwrap();
+            admin.batch_execute("SELECT pg_reload_conf(), pg_sleep(0.05)").await.unwrap();
+            let id = format!("crash-{whole}-{turn}");
+            let hits = world.proxy().hits();
+            world.proxy().arm(Fault::HoldCommit, "into rows");
+            let request = tokio::spawn(world.request("alice", "POST", "/probe/insert").json(&json!({ "id": id })).send());
+            eventually("the COMMIT is held", async || (world.proxy().hits() > hits).then_some(())).await;
+            let number = "SELECT l.transactionid::text::bigint FROM pg_locks l JOIN pg_locks r USING (pid) \
+                          WHERE l.locktype = 'transactionid' AND l.granted AND r.relation = 'probe.rows'::regclass AND r.mode = 'RowExclusiveLock'";
+            let number: i64 = admin.query_one(number, &[]).await.unwrap().get(0);
+            if whole {
+                cluster.stop();
+                cluster.start();
+            } else {
+                let pid: i32 = admin.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+                assert!(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+                eventually("the server has noticed", async || admin.is_closed().then_some(())).await;
+            }
+            let others = world.sql().await;
+            let mut taken = 0;
+            while taken < number {
+                let row = others.query_one("SELECT pg_current_xact_id()::text::bigint", &[]).await.unwrap();
+                taken = row.get(0);
+                again += usize::from(taken == number);
+            }
+            world.proxy().release();
+            let answer = Answer::read(request.await.unwrap().unwrap()).await;
+            assert!(!world.has_row(&id).await, "it was not committed");
+            assert_eq!(answer.status, 503, "what never happened was told to have happened: {answer:?}");
+            eventually("the host works again", async || (world.steps("query", json!({})).await.status == 200).then_some(()))
+                .await;
+            if again > 0 {
+                break;
+            }
+        }
+        assert!(again > 0, "no number was given out again in twenty turns, so nothing is shown");
     }
 }
 
