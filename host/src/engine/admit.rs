@@ -1,33 +1,46 @@
 //! Which events of a batch the guest gets: what the inbox knows is left out, what waits behind an earlier event of its key is parked.
 
-use super::invoke::{Batch, Failure, Fence, Item};
-use crate::store::{Consumer, Parked, Unit};
+use super::failure::Failure;
+use super::invoke::{Batch, Fence};
+use crate::bindings::events::Event;
+use crate::store::{Parked, Unit};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// A batch, sorted out.
+#[derive(Debug, Default)]
 pub(super) struct Admitted {
-    /// What the guest gets, with the positions that the caller knows them by.
-    pub(super) items: Vec<(usize, Item)>,
+    /// Positions of the events that the guest gets.
+    pub(super) run: Vec<usize>,
     /// How many events were parked with this unit.
     pub(super) parked: usize,
 }
 
-/// Notes the batch in the unit, or takes its waiting row. Fails without a failure of the handler's if the batch must be cut first.
-pub(super) async fn admit(unit: &mut Unit, batch: Batch, cap: i64) -> Result<Admitted, Failure> {
-    match &batch.fence {
-        Fence::Inbox => note(unit, batch, cap).await,
-        Fence::Waiting(claim) => {
-            let ours = unit.resume(claim).await?;
-            let items = batch.items.into_iter().enumerate().filter(|_| ours).collect();
-            Ok(Admitted { items, parked: 0 })
+impl Admitted {
+    /// What the guest gets.
+    pub(super) fn events<'a>(&self, batch: &'a Batch) -> Cow<'a, [Event]> {
+        match self.run.len() == batch.events.len() {
+            true => Cow::Borrowed(&batch.events),
+            false => self.run.iter().filter_map(|&position| batch.events.get(position).cloned()).collect(),
         }
     }
 }
 
-async fn note(unit: &mut Unit, batch: Batch, cap: i64) -> Result<Admitted, Failure> {
-    let Batch { consumer, items, .. } = batch;
+/// Notes the batch in the unit, or takes its waiting row. Fails without a failure of the handler's if the batch must be cut first.
+pub(super) async fn admit(unit: &mut Unit, batch: &Batch, cap: i64) -> Result<Admitted, Failure> {
+    match &batch.fence {
+        Fence::Inbox => note(unit, batch, cap).await,
+        Fence::Waiting(claim) => {
+            let ours = unit.resume(claim).await?;
+            Ok(Admitted { run: (0..batch.items.len()).filter(|_| ours).collect(), parked: 0 })
+        }
+    }
+}
+
+async fn note(unit: &mut Unit, batch: &Batch, cap: i64) -> Result<Admitted, Failure> {
+    let Batch { consumer, items, events, .. } = batch;
     let Some(topic) = items.first().map(|item| item.record.topic.clone()) else {
-        return Ok(Admitted { items: Vec::new(), parked: 0 });
+        return Ok(Admitted::default());
     };
     let identities: Vec<_> = items.iter().map(|item| &item.identity).collect();
     let keys: HashSet<&[u8]> = items.iter().filter_map(|item| item.record.key.as_deref()).collect();
@@ -38,40 +51,36 @@ async fn note(unit: &mut Unit, batch: Batch, cap: i64) -> Result<Admitted, Failu
     let (mut run, mut parked) = (Vec::with_capacity(new.len()), Vec::new());
     let mut waiting = noted.blocked;
     let mut overflow = Vec::new();
-    for (position, item) in items.into_iter().enumerate().filter(|(position, _)| new.contains(position)) {
+    let pairs = items.iter().zip(events).enumerate();
+    for (position, (item, event)) in pairs.filter(|(position, _)| new.contains(position)) {
         match item.record.key.as_deref().and_then(|key| waiting.get_mut(key)) {
-            None => run.push((position, item)),
+            None => run.push(position),
             Some(count) if *count >= cap => overflow.push(position),
             Some(count) => {
                 *count += 1;
-                parked.push(Parked { record: item.record, identity: item.identity, type_: item.event.type_ });
+                parked.push(Parked { record: item.record.clone(), identity: item.identity.clone(), type_: event.type_.clone() });
             }
         }
     }
     if !overflow.is_empty() {
         return Err(Failure::Overflow { events: overflow });
     }
-    alone(unit, &consumer, &topic, &run, &noted.single)?;
+    alone(unit, batch, &topic, &run, &noted.single)?;
     let count = parked.len();
-    unit.park(&consumer, parked);
-    Ok(Admitted { items: run, parked: count })
+    unit.park(consumer, parked);
+    Ok(Admitted { run, parked: count })
 }
 
 /// Events of keys with single attempts run alone, so that their failure is theirs; one that succeeds restores the trust in its key.
-fn alone(
-    unit: &mut Unit,
-    consumer: &Consumer,
-    topic: &str,
-    run: &[(usize, Item)],
-    single: &HashSet<Vec<u8>>,
-) -> Result<(), Failure> {
+fn alone(unit: &mut Unit, batch: &Batch, topic: &str, run: &[usize], single: &HashSet<Vec<u8>>) -> Result<(), Failure> {
     if single.is_empty() {
         return Ok(());
     }
     let mut found: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    for (position, item) in run {
-        if let Some(key) = item.record.key.as_deref().filter(|key| single.contains(*key)) {
-            found.entry(key).or_default().push(*position);
+    for &position in run {
+        let key = batch.items.get(position).and_then(|item| item.record.key.as_deref());
+        if let Some(key) = key.filter(|key| single.contains(*key)) {
+            found.entry(key).or_default().push(position);
         }
     }
     if run.len() > 1 && !found.is_empty() {
@@ -81,7 +90,7 @@ fn alone(
         return Err(Failure::Alone { events });
     }
     for key in found.keys() {
-        unit.trust(consumer.scope, topic, key.to_vec());
+        unit.trust(batch.consumer.scope, topic, key.to_vec());
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! One invocation, from a fresh instance to COMMIT or ROLLBACK. The only place that runs a guest.
 
 use super::admit::{Admitted, admit};
+use super::failure::Failure;
 use super::once;
 use super::state::State;
 use super::{Engine, Handler, TICK};
@@ -8,10 +9,9 @@ use crate::bindings::{events, http};
 use crate::capabilities::log::Sink;
 use crate::capabilities::publish::Cause;
 use crate::store::fleet::Term;
-use crate::store::{
-    Claim, CommitError, Consumer, Identity, Record, RequestKey, StatementError, StatementErrorKind, Unit, UnitContext,
-};
+use crate::store::{Claim, Consumer, Identity, Record, RequestKey, StatementError, Unit, UnitContext};
 use crate::telemetry::OutcomeLabels;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::{Store, UpdateDeadline};
@@ -39,15 +39,17 @@ pub enum Call {
     Events(Batch),
 }
 
-/// Events of one partition, in offset order; as many causes belong to them.
+/// Events of one partition, in offset order; as many items and causes belong to them.
 #[derive(Debug)]
 pub struct Batch {
     /// Whose batch it is.
     pub consumer: Consumer,
     /// What keeps its events from a second effect.
     pub fence: Fence,
-    /// The events.
+    /// What the host knows the events by.
     pub items: Vec<Item>,
+    /// The events, as the guest gets them.
+    pub events: Vec<events::Event>,
 }
 
 /// What keeps an event from a second effect.
@@ -59,13 +61,11 @@ pub enum Fence {
     Waiting(Claim),
 }
 
-/// One event of a batch.
+/// One event of a batch, as the host knows it.
 #[derive(Debug)]
 pub struct Item {
     /// What the inbox knows it by.
     pub identity: Identity,
-    /// What the guest gets.
-    pub event: events::Event,
     /// The record that it came in, which is kept if it has to wait.
     pub record: Arc<Record>,
 }
@@ -86,124 +86,6 @@ pub enum Answer {
     },
 }
 
-/// Why nothing of an invocation was kept (but for [`Failure::Unknown`]).
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Failure {
-    /// The guest trapped.
-    #[error("the handler trapped: {0}")]
-    Trap(String),
-    /// A limit was exceeded.
-    #[error("{0}")]
-    Limit(String),
-    /// The guest computed for longer than `cpu`.
-    #[error("{0}")]
-    Cpu(String),
-    /// The guest took longer than `wall`.
-    #[error("the handler did not end within the limit `wall` ({0:?})")]
-    Timeout(Duration),
-    /// The guest swallowed a failed call and returned success.
-    #[error("the handler returned success, but a call of its unit had failed: {0}")]
-    Doomed(StatementError),
-    /// The guest returned a failure for its batch.
-    #[error("the handler failed the batch: {message}")]
-    Returned {
-        /// Whether trying again makes sense to it.
-        reject: bool,
-        /// Its words.
-        message: String,
-        /// Positions in the batch that it names.
-        events: Vec<usize>,
-    },
-    /// The response cannot be sent.
-    #[error("the handler's response is not valid: {0}")]
-    Response(String),
-    /// The database refused the unit at its end.
-    #[error("{0}")]
-    Refused(String),
-    /// The database could not be reached or gave up.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The commit's outcome could not be learned.
-    #[error("{0}")]
-    Unknown(String),
-    /// A request with the same `Idempotency-Key` is under way. Nothing was run.
-    #[error("a request with the same Idempotency-Key is under way")]
-    Outstanding,
-    /// The `Idempotency-Key` belongs to another request that took effect. Nothing was run.
-    #[error("the Idempotency-Key was used for another request")]
-    KeyReused,
-    /// The response has so many bytes that it cannot be kept under its `Idempotency-Key`.
-    #[error("the response has {bytes} bytes; under an Idempotency-Key at most {most} can be kept")]
-    Unkeepable {
-        /// Bytes of headers and body.
-        bytes: usize,
-        /// Bytes that can be kept.
-        most: usize,
-    },
-    /// These events have keys with single attempts: they must run alone. Nothing was run.
-    #[error("events of keys with single attempts run alone")]
-    Alone {
-        /// Positions in the batch.
-        events: Vec<usize>,
-    },
-    /// As many events as are allowed wait for the keys of these. Nothing was run.
-    #[error("as many events of this key wait already as `waiting_per_key` allows")]
-    Overflow {
-        /// Positions in the batch.
-        events: Vec<usize>,
-    },
-}
-
-impl Failure {
-    /// A short name for metrics and log lines.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Trap(_) => "trap",
-            Self::Limit(_) | Self::Cpu(_) => "limit",
-            Self::Timeout(_) => "timeout",
-            Self::Doomed(_) => "doomed",
-            Self::Returned { reject: true, .. } => "rejected",
-            Self::Returned { .. } => "failed",
-            Self::Response(_) => "response",
-            Self::Refused(_) => "refused",
-            Self::Unavailable(_) => "unavailable",
-            Self::Unknown(_) => "outcome-unknown",
-            Self::Outstanding => "outstanding",
-            Self::KeyReused => "key-reused",
-            Self::Unkeepable { .. } => "response",
-            Self::Alone { .. } => "alone",
-            Self::Overflow { .. } => "waiting-cap",
-        }
-    }
-
-    /// Whether the host's own parts, not the handler, are at fault.
-    pub fn is_host_fault(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
-    }
-}
-
-impl From<StatementError> for Failure {
-    fn from(error: StatementError) -> Self {
-        match error.kind {
-            StatementErrorKind::Unavailable => Self::Unavailable(error.message),
-            StatementErrorKind::Limit => Self::Limit(error.message),
-            _ => Self::Doomed(error),
-        }
-    }
-}
-
-impl From<CommitError> for Failure {
-    fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::Doomed(error) => error.into(),
-            CommitError::Refused(error) if error.is_host_fault() => Self::Unavailable(error.message),
-            refused @ CommitError::Refused(_) => Self::Refused(refused.to_string()),
-            CommitError::Failed(message) => Self::Unavailable(message),
-            CommitError::Unknown(message) => Self::Unknown(message),
-        }
-    }
-}
-
 /// What the guest returned, before the unit has ended.
 enum Returned {
     Http(http::Response),
@@ -211,11 +93,11 @@ enum Returned {
 }
 
 /// The guest's part of a call, once the inbox has had its say.
-enum Work {
+enum Work<'a> {
     /// Only an instance is wanted.
     Nothing,
-    Http(Box<http::Request>),
-    Events(Vec<events::Event>),
+    Http(&'a http::Request),
+    Events(Cow<'a, [events::Event]>),
 }
 
 /// What is to be known at the end of a unit.
@@ -225,13 +107,33 @@ struct Ending {
     rehearse: bool,
 }
 
+/// How a unit ended that kept nothing.
+enum Ended {
+    /// That is what came of the invocation.
+    Failed(Failure),
+    /// It met a statement that was prepared before a table changed. No statement of that time is used again, so another unit can do it.
+    Stale(StatementError),
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 impl Engine {
-    /// Runs a handler once. On `Ok` the unit has committed, or the guest's own error answer has rolled it back.
+    /// The current term, if work may begin now. To be taken before the handler is looked up: what is active was loaded in it.
+    pub fn term(&self) -> Result<Term, Failure> {
+        self.pulse.term().map_err(Failure::Unavailable)
+    }
+
+    /// Runs a handler that was looked up in `term`. On `Ok` the unit has committed, or the guest's own error answer has rolled it back. If the
+    /// term is over, others may have gone on with another revision: nothing is kept.
     ///
     /// The future must run to its end (spawn it where the caller may go away): dropping it drops the unit, which rolls back, but
     /// not if COMMIT is on its way.
-    pub async fn invoke(&self, handler: &Arc<Handler>, origin: Origin, call: Call) -> Result<Answer, Failure> {
-        let ended = self.invoke_inner(handler, origin, call).await;
+    pub async fn invoke(&self, handler: &Arc<Handler>, term: Term, origin: Origin, call: Call) -> Result<Answer, Failure> {
+        let ended = self.invoke_inner(handler, term, &origin, &call).await.map_err(|failure| self.blame(failure, term));
         let outcome = match &ended {
             Ok(Answer::Http(response)) if response.status >= 400 => "rolled-back",
             Ok(Answer::Replayed(_)) => "replayed",
@@ -242,60 +144,80 @@ impl Engine {
         ended
     }
 
-    async fn invoke_inner(&self, handler: &Arc<Handler>, origin: Origin, call: Call) -> Result<Answer, Failure> {
-        let term = self.pulse.term().map_err(Failure::Unavailable)?;
-        let mut unit = Unit::new(self.pool.clone(), self.unit_context(handler, &origin));
-        if let Some(key) = origin.key
+    /// What failed in a term that is over is not the handler's fault: a host that was frozen has given it no time.
+    fn blame(&self, failure: Failure, term: Term) -> Failure {
+        match self.pulse.still(term) {
+            Err(late) if !failure.is_host_fault() => Failure::Unavailable(late),
+            _ => failure,
+        }
+    }
+
+    async fn invoke_inner(&self, handler: &Arc<Handler>, term: Term, origin: &Origin, call: &Call) -> Result<Answer, Failure> {
+        self.pulse.term().and_then(|_| self.pulse.still(term)).map_err(Failure::Unavailable)?;
+        let ended = match self.unit(handler, term, origin, call).await {
+            Err(Ended::Stale(error)) => {
+                tracing::debug!(handler = &*handler.name, %error, "a table has changed behind a prepared statement: once more");
+                self.unit(handler, term, origin, call).await
+            }
+            ended => ended,
+        };
+        ended.map_err(|ended| match ended {
+            Ended::Failed(failure) => failure,
+            Ended::Stale(error) => error.into(),
+        })
+    }
+
+    /// One unit of work, with a fresh instance.
+    async fn unit(&self, handler: &Arc<Handler>, term: Term, origin: &Origin, call: &Call) -> Result<Answer, Ended> {
+        let mut unit = Unit::new(self.pool.clone(), self.unit_context(handler, origin));
+        if let Some(key) = origin.key.clone()
             && let Some(response) = once::claim(&mut unit, key).await.transpose()
         {
             unit.rollback().await;
-            return response.map(Answer::Replayed);
+            return response.map(Answer::Replayed).map_err(Ended::from);
         }
-        let mut causes = origin.causes;
         // Which of the caller's positions the guest's positions are.
-        let mut positions = Vec::new();
-        let mut parked = 0;
-        let work = match call {
-            Call::Http(request) => Work::Http(request),
+        let mut admitted = Admitted::default();
+        let (work, causes) = match call {
+            Call::Http(request) => (Work::Http(request), origin.causes.clone()),
             Call::Events(batch) => {
                 let cap = i64::try_from(handler.manifest.retry.waiting_per_key).unwrap_or(i64::MAX);
-                let Admitted { items, parked: count } = match admit(&mut unit, batch, cap).await {
+                admitted = match admit(&mut unit, batch, cap).await {
                     Ok(admitted) => admitted,
                     Err(failure) => {
                         unit.rollback().await;
-                        return Err(failure);
+                        return Err(failure.into());
                     }
                 };
-                parked = count;
-                if items.is_empty() {
-                    self.keep(unit, term, origin.rehearse || parked == 0).await?;
-                    return Ok(Answer::Events { handled: 0, parked });
+                if admitted.run.is_empty() {
+                    self.keep(unit, term, origin.rehearse || admitted.parked == 0).await?;
+                    return Ok(Answer::Events { handled: 0, parked: admitted.parked });
                 }
-                causes = items.iter().filter_map(|(position, _)| causes.get(*position).cloned()).collect();
-                let (at, events): (Vec<_>, Vec<_>) = items.into_iter().map(|(position, item)| (position, item.event)).unzip();
-                positions = at;
-                Work::Events(events)
+                let causes = admitted.run.iter().filter_map(|&position| origin.causes.get(position).cloned()).collect();
+                (Work::Events(admitted.events(batch)), causes)
             }
         };
-        let log = Sink::new(
-            handler.name.clone(),
-            origin.correlation_id,
-            usize::try_from(handler.manifest.limits.log_lines).unwrap_or(0),
-        );
+        let log_lines = usize::try_from(handler.manifest.limits.log_lines).unwrap_or(0);
+        let log = Sink::new(handler.name.clone(), origin.correlation_id.clone(), log_lines);
         let (state, returned) = self.run(State::new(unit, handler.clone(), causes, log), work).await;
         let State { unit, log, .. } = state;
         log.finish();
+        // Whatever the guest made of it.
+        if let Some(stale) = unit.doomed().filter(|error| error.is_stale()).cloned() {
+            unit.rollback().await;
+            return Err(Ended::Stale(stale));
+        }
         let returned = match returned {
             Ok(returned) => returned,
             Err(failure) => {
                 // A host that could not be reached often shows as the trap of a guest that gave up.
                 let host_fault = unit.doomed().filter(|error| error.is_host_fault()).cloned();
                 unit.rollback().await;
-                return Err(host_fault.map_or(failure, Failure::from));
+                return Err(host_fault.map_or(failure, Failure::from).into());
             }
         };
-        let ending = Ending { term, parked, rehearse: origin.rehearse };
-        self.end(unit, returned, &positions, ending).await
+        let ending = Ending { term, parked: admitted.parked, rehearse: origin.rehearse };
+        self.end(unit, returned, &admitted.run, ending).await.map_err(Ended::from)
     }
 
     fn unit_context(&self, handler: &Handler, origin: &Origin) -> UnitContext {
@@ -314,7 +236,7 @@ impl Engine {
     }
 
     /// Runs the guest in a fresh instance, within its limits, and gives the state back whatever happened.
-    async fn run(&self, state: State, work: Work) -> (State, Result<Returned, Failure>) {
+    async fn run(&self, state: State, work: Work<'_>) -> (State, Result<Returned, Failure>) {
         let handler = state.handler.clone();
         let limits = &handler.manifest.limits;
         let mut store = Store::new(&self.wasm, state);
@@ -426,14 +348,14 @@ impl Engine {
     }
 }
 
-async fn call(handler: &Handler, store: &mut Store<State>, work: Work) -> wasmtime::Result<Returned> {
+async fn call(handler: &Handler, store: &mut Store<State>, work: Work<'_>) -> wasmtime::Result<Returned> {
     let instance = handler.pre.instantiate_async(&mut *store).await?;
     let missing = |what: &str| wasmtime::Error::msg(format!("the component exports no {what} handler"));
     match work {
         Work::Nothing => Ok(Returned::Events(Ok(()))),
         Work::Http(request) => {
             let guest = handler.http.as_ref().ok_or_else(|| missing("HTTP"))?.load(&mut *store, &instance)?;
-            guest.call_handle(&mut *store, &request).await.map(Returned::Http)
+            guest.call_handle(&mut *store, request).await.map(Returned::Http)
         }
         Work::Events(events) => {
             let guest = handler.events.as_ref().ok_or_else(|| missing("event"))?.load(&mut *store, &instance)?;

@@ -3,6 +3,7 @@
 //! - `admit`: which events of a batch the guest gets
 //! - `bell`: how the trigger of jobs hears of new ones
 //! - `cache`: compiled components on disk, by content and engine; `compiler`: what is not there yet
+//! - `failure`: why an invocation kept nothing
 //! - `handler`: a compiled handler, its imports checked against its grants
 //! - `registry`: which handler is active, and which routes and topics lead to it
 //! - `once`: requests with an `Idempotency-Key`
@@ -13,6 +14,7 @@ mod admit;
 mod bell;
 mod cache;
 mod compiler;
+mod failure;
 mod handler;
 mod invoke;
 mod once;
@@ -21,8 +23,9 @@ mod state;
 
 pub use bell::JobsBell;
 pub use cache::Cache;
+pub use failure::Failure;
 pub use handler::{Handler, HandlerSource, check_form, interfaces, short};
-pub use invoke::{Answer, Batch, Call, Failure, Fence, Item, Origin};
+pub use invoke::{Answer, Batch, Call, Fence, Item, Origin};
 pub use registry::{Match, Pause, Registry, RouteError, Slot, check_routes};
 
 use crate::capabilities::{jobs, log, publish, sql};

@@ -1,6 +1,6 @@
 //! Requests with an `Idempotency-Key`: one that took effect is answered from what was kept, not run again.
 
-use super::invoke::Failure;
+use super::failure::Failure;
 use crate::bindings::http;
 use crate::store::{Claimed, KeptResponse, RequestKey, Unit};
 

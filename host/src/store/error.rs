@@ -41,6 +41,10 @@ pub enum StatementErrorKind {
     Unavailable,
 }
 
+/// The function of PostgreSQL's that says "cached plan must not change result type". The code alone stands for many things, and the text may be in
+/// any language.
+const STALE_PLAN: &str = "RevalidateCachedQuery";
+
 /// A failed statement; the unit is doomed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -64,6 +68,11 @@ impl StatementError {
     /// Whether the database, not the handler, is at fault.
     pub fn is_host_fault(&self) -> bool {
         self.kind == StatementErrorKind::Unavailable
+    }
+
+    /// Whether a table has changed behind a prepared statement: prepared anew, the same statement works.
+    pub fn is_stale(&self) -> bool {
+        self.is_host_fault() && self.sqlstate.as_deref() == Some(SqlState::FEATURE_NOT_SUPPORTED.code())
     }
 }
 
@@ -92,6 +101,8 @@ fn from_server(db: &DbError) -> StatementError {
         c if *c == SqlState::LOCK_NOT_AVAILABLE => StatementErrorKind::Unavailable,
         // This process has not heard yet that the day is forgotten.
         _ if db.constraint() == Some(FORGOTTEN) => StatementErrorKind::Unavailable,
+        // A migration has given a table another column: a matter between the host and its prepared statements.
+        c if *c == SqlState::FEATURE_NOT_SUPPORTED && db.routine() == Some(STALE_PLAN) => StatementErrorKind::Unavailable,
         // 40: deadlock, serialization; 08, 53, 57, 58: connection, resources, operator, system.
         _ if matches!(class, "40" | "08" | "53" | "57" | "58") => StatementErrorKind::Unavailable,
         _ if class == "23" => StatementErrorKind::Constraint,

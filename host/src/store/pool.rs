@@ -11,6 +11,7 @@ use crate::telemetry::lock;
 use futures_util::future;
 use postgres_openssl::MakeTlsConnector;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -56,6 +57,8 @@ struct Shared {
     options: PoolOptions,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
+    /// Counts how often all handlers' statements were forgotten.
+    era: AtomicU64,
 }
 
 /// One connection and what is prepared on it.
@@ -65,6 +68,8 @@ pub(super) struct Connection {
     pub(super) host: HostStatements,
     scopes: HashMap<u64, ScopeStatements>,
     prepared: usize,
+    /// The era of its handlers' statements.
+    era: u64,
 }
 
 /// What is prepared for one handler revision.
@@ -89,10 +94,21 @@ impl Connection {
     pub(super) fn keep_scope(&mut self, scope: u64, xid: Statement, resume: Statement) {
         // Revisions come and go for as long as a host runs.
         if self.scopes.len() >= SCOPES_PER_CONNECTION {
-            self.scopes.clear();
-            self.prepared = 0;
+            self.forget();
         }
         self.scopes.insert(scope, ScopeStatements { xid, resume, texts: HashMap::new() });
+    }
+
+    fn forget(&mut self) {
+        self.scopes.clear();
+        self.prepared = 0;
+    }
+
+    /// Forgets the handlers' statements if they are of another era.
+    fn enter(&mut self, era: u64) {
+        if std::mem::replace(&mut self.era, era) != era {
+            self.forget();
+        }
     }
 
     /// Keeps a statement of the handler.
@@ -134,7 +150,8 @@ impl Pool {
             config.application_name("tidemill");
         }
         let permits = Arc::new(Semaphore::new(options.connections));
-        Ok(Self { shared: Arc::new(Shared { target, options, permits, idle: Mutex::new(Vec::new()) }) })
+        let shared = Shared { target, options, permits, idle: Mutex::new(Vec::new()), era: AtomicU64::new(0) };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The login name of the pool's connections.
@@ -153,16 +170,17 @@ impl Pool {
         };
         // A connection that the server closed while it was idle is noticed here, not by the guest.
         let idle = std::iter::from_fn(|| lock(&self.shared.idle).pop()).find(|c| !c.client.is_closed());
-        let connection = match idle {
+        let mut connection = match idle {
             Some(connection) => connection,
             None => {
                 let client = self.connect().await?;
                 let greeted = tokio::time::timeout(self.shared.options.patience, self.greet(&client)).await;
                 let greeted = greeted.unwrap_or_else(|_| Err(NotReady::Away(self.silence())));
                 let host = greeted.map_err(|error| Unavailable(error.to_string()))?;
-                Connection { cancel: client.cancel_token(), client, host, scopes: HashMap::new(), prepared: 0 }
+                Connection { cancel: client.cancel_token(), client, host, scopes: HashMap::new(), prepared: 0, era: 0 }
             }
         };
+        connection.enter(self.shared.era.load(Ordering::SeqCst));
         Ok(Lease { connection: Some(connection), pool: self.clone(), _permit: permit })
     }
 
@@ -237,6 +255,11 @@ impl Pool {
 
     fn forget_idle(&self) {
         lock(&self.shared.idle).retain(|c| !c.client.is_closed());
+    }
+
+    /// A table has changed: no connection that is lent from now on uses a statement of a handler that was prepared before.
+    pub(super) fn forget_statements(&self) {
+        self.shared.era.fetch_add(1, Ordering::SeqCst);
     }
 
     /// How a cancel request is encrypted: like the connection that it is for.

@@ -4,7 +4,7 @@ use super::Pool;
 use super::error::{Unavailable, describe};
 use super::inbox::Scope;
 use super::pool::Lease;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 use tokio_postgres::Row;
@@ -182,6 +182,12 @@ impl Scopes {
     pub async fn all(&self) -> Result<Vec<Generation>, Unavailable> {
         let rows = self.query(&format!("{GENERATION} ORDER BY consumer_group, generation"), &[]).await?;
         Ok(rows.iter().map(Generation::read).collect())
+    }
+
+    /// The topics that the current and building generations have begun to read, whoever is deployed now.
+    pub async fn topics(&self) -> Result<BTreeSet<String>, Unavailable> {
+        let sql = "SELECT DISTINCT g.topic FROM tidemill.group_starts g JOIN tidemill.scopes s USING (scope) WHERE s.state <> 'retired'";
+        Ok(self.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
     }
 
     /// One generation.

@@ -62,6 +62,76 @@ async fn c04_days_are_forgotten_by_dropping_their_partitions_and_their_records_a
     assert_eq!(world.seen("ancient").await, 1);
 }
 
+/// A world whose topic keeps its records for long, with one of 39 days ago that was handled.
+async fn with_a_past() -> World {
+    let world = World::probe(Kind::Embedded).await;
+    let topic = world.topic("in");
+    world.handlers.change("probe", |manifest| manifest["topics"][topic.as_str()]["retention"] = "60d".into());
+    let world = world.bare().await;
+    world.deploy().await;
+    world.until_day_is_made(today() - 39).await;
+    world.send_at(0, "handled", (today() - 39) * DAY).await;
+    world.until_seen("handled").await;
+    world
+}
+
+impl World {
+    /// Takes an empty day of the inbox away, which each round of its upkeep makes again.
+    async fn take_day_away(&self, day: i64) {
+        self.sql().await.batch_execute(&format!("DROP TABLE tidemill.inbox_{day}")).await.unwrap();
+    }
+
+    async fn until_day_is_made(&self, day: i64) {
+        let there = format!("SELECT count(*) FROM pg_class WHERE relname = 'inbox_{day}'");
+        self.until_count("the day is made", &there, 1).await;
+    }
+
+    /// The inbox knows what was handled, and what was not is handled.
+    async fn remembers_its_past(&self) {
+        for id in ["handled", "unhandled"] {
+            self.send_at(0, id, (today() - 39) * DAY).await;
+        }
+        self.send_at(0, "last", today() * DAY).await;
+        self.until_seen("last").await;
+        let seen = (self.seen("handled").await, self.seen("unhandled").await);
+        assert_eq!(seen, (1, 1), "{} events are said to be expired", self.metric("events_expired_total").await);
+    }
+}
+
+#[tokio::test]
+async fn c07_what_an_undeployed_handler_has_handled_is_remembered_for_its_return() {
+    let world = with_a_past().await;
+    // One that reads nothing stays.
+    world.handlers.add("host/tests/guests/broken");
+    world.deploy().await;
+    world.fleet(&["undeploy", "probe"]).await;
+    // Every change of what is active is followed by a round; when the second one has begun, the first has ended.
+    for action in ["pause", "resume"] {
+        world.take_day_away(today() + 2).await;
+        world.fleet(&[action, "broken"]).await;
+        world.until_day_is_made(today() + 2).await;
+    }
+    world.deploy().await;
+    world.remembers_its_past().await;
+}
+
+#[tokio::test]
+async fn c18_a_host_that_has_not_loaded_yet_what_is_active_forgets_nothing() {
+    let mut world = with_a_past().await;
+    assert!(world.host().sigterm().await.success());
+    // Loading takes as long as somebody locks the revisions; the inbox is looked after meanwhile. What it makes last is this day.
+    world.take_day_away(today() - 2).await;
+    let held = world.sql().await;
+    held.batch_execute("BEGIN; LOCK TABLE tidemill.revisions").await.unwrap();
+    let run = world.tool(&["serve"]);
+    let starting = tokio::spawn(async move { run.serve().await });
+    world.until_day_is_made(today() - 2).await;
+    assert!(!starting.is_finished(), "it has loaded all the same");
+    held.batch_execute("ROLLBACK").await.unwrap();
+    world.put_host(starting.await.unwrap());
+    world.remembers_its_past().await;
+}
+
 #[tokio::test]
 async fn c04_copies_on_both_sides_of_midnight_have_one_effect() {
     let world = World::with_probe().await;

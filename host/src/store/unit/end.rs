@@ -145,8 +145,11 @@ impl Unit {
             return;
         }
         let (busy, claimed) = (self.busy, self.has_key());
-        // A plan that a migration has made useless stays so: the connection forgets its statements by ending.
-        let stale = self.doomed.as_ref().is_some_and(|error| error.sqlstate.as_deref() == Some("0A000"));
+        let stale = self.doomed.as_ref().is_some_and(StatementError::is_stale);
+        if stale {
+            // Before anything is tried again: all connections may have the same statement. This one forgets the host's own as well, by ending.
+            self.pool.forget_statements();
+        }
         let tls = self.pool.tls();
         let ended = tokio::spawn(async move {
             let connection = lease.connection();

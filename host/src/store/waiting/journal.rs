@@ -7,6 +7,7 @@ use crate::store::presence::gone;
 use crate::store::{Identity, Pool, Record, Scope, bucket_of, inbox};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
@@ -42,6 +43,8 @@ pub enum Outcome {
     Retry,
     /// It is a dead letter.
     Dead,
+    /// Nobody handles it: the active revision does not want it.
+    Skipped,
     /// Somebody else has handled it, or runs it now.
     Gone,
 }
@@ -61,11 +64,13 @@ const CLAIM: &str = concat!(
     " THEN w.deaths + 1 ELSE w.deaths END, \
            claim = gen_random_uuid(), owner = $1, due = clock_timestamp() + $2 * interval '1 millisecond' \
       FROM (SELECT id, due FROM tidemill.waiting \
-             WHERE due <= clock_timestamp() AND handler = $3 ORDER BY due LIMIT $4 FOR UPDATE SKIP LOCKED) d \
+             WHERE due <= clock_timestamp() AND handler = $3 \
+               AND consumer_group || '/' || topic = ANY($5) \
+             ORDER BY due LIMIT $4 FOR UPDATE SKIP LOCKED) d \
      WHERE w.id = d.id \
     RETURNING w.id, w.claim, w.scope, w.topic, w.key, w.consumer_group, w.partition, w.record_offset, w.record_time, w.value, \
               w.header_names, w.header_values, w.source, w.event_id, w.type, w.attempts, w.deaths, \
-              (extract(epoch FROM clock_timestamp() - d.due) * 1000)::int8"
+              (extract(epoch FROM clock_timestamp() - d.due) * 1000)::int8, w.dead_letter IS NOT NULL"
 );
 
 impl Journal {
@@ -116,18 +121,45 @@ impl Journal {
         self.once(async |client| client.execute(sql, &[&claim.id, &claim.token, &delay]).await.map(drop)).await
     }
 
-    /// Up to `limit` rows of a handler that may run now; they are this process's for `lease`. Among replicas each row is one's.
-    pub async fn claim(&self, handler: &str, lease: Duration, limit: i64) -> Result<Vec<Due>, Unavailable> {
+    /// Takes a waiting row away that nobody is to handle; the next one of its key may run. False if the claim is not valid any more.
+    pub async fn skip(&self, claim: &Claim) -> Result<bool, Unavailable> {
+        let outcome = self.transaction(async |client| {
+            let locks = burial_locks(claim.scope, &claim.topic, claim.key.as_deref());
+            client.query(KEY_LOCKS, &[&locks]).await?;
+            let gone = "DELETE FROM tidemill.waiting WHERE id = $1 AND claim = $2 AND dead_letter IS NULL";
+            if client.execute(gone, &[&claim.id, &claim.token]).await? == 0 {
+                return Ok(Outcome::Gone);
+            }
+            if let Some(key) = &claim.key {
+                client.query_one("SELECT tidemill.promote($1, $2, $3)", &[&claim.scope.0, &claim.topic, key]).await?;
+            }
+            Ok(Outcome::Skipped)
+        });
+        Ok(outcome.await? == Outcome::Skipped)
+    }
+
+    /// Up to `limit` rows of a handler that may run now, of the groups and topics that it reads; they are this process's for `lease`. Among
+    /// replicas each row is one's.
+    pub async fn claim(
+        &self,
+        handler: &str,
+        read: &[(&str, &str)],
+        lease: Duration,
+        limit: i64,
+    ) -> Result<Vec<Due>, Unavailable> {
         let lease = lease.as_millis() as f64;
-        let rows = self.once(async |client| client.query(CLAIM, &[&self.owner, &lease, &handler, &limit]).await).await?;
+        let read: Vec<String> = read.iter().map(|(group, topic)| format!("{group}/{topic}")).collect();
+        let params: [&(dyn ToSql + Sync); 5] = [&self.owner, &lease, &handler, &limit, &read];
+        let rows = self.once(async |client| client.query(CLAIM, &params).await).await?;
         Ok(rows.iter().map(due).collect())
     }
 
-    /// How long until the next row of these handlers may run; `None` if none waits.
-    pub async fn next(&self, handlers: &[&str]) -> Result<Option<Duration>, Unavailable> {
+    /// How long until the next row of these handlers, groups and topics may run; `None` if none waits.
+    pub async fn next(&self, read: &[(&str, &str, &str)]) -> Result<Option<Duration>, Unavailable> {
         let sql = "SELECT (extract(epoch FROM min(due) - clock_timestamp()) * 1000)::int8 FROM tidemill.waiting \
-                   WHERE due IS NOT NULL AND handler = ANY($1)";
-        let row = self.once(async |client| client.query_one(sql, &[&handlers]).await).await?;
+                   WHERE due IS NOT NULL AND handler || '/' || consumer_group || '/' || topic = ANY($1)";
+        let read: Vec<String> = read.iter().map(|(handler, group, topic)| format!("{handler}/{group}/{topic}")).collect();
+        let row = self.once(async |client| client.query_one(sql, &[&read]).await).await?;
         Ok(row.get::<_, Option<i64>>(0).map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
     }
 
@@ -140,6 +172,14 @@ impl Journal {
                       GROUP BY handler) c GROUP BY handler ORDER BY handler";
         let rows = self.once(async |client| client.query(sql, &[]).await).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    }
+
+    /// Per handler, group and topic, counted up to 10,000: how many events wait.
+    pub async fn by_topic(&self) -> Result<Vec<(String, String, String, i64)>, Unavailable> {
+        let sql = "SELECT handler, consumer_group, topic, count(*) \
+                   FROM (SELECT handler, consumer_group, topic FROM tidemill.waiting LIMIT 10000) w GROUP BY 1, 2, 3 ORDER BY 1, 2, 3";
+        let rows = self.once(async |client| client.query(sql, &[]).await).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
     }
 
     async fn once<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>) -> Result<T, Unavailable> {
@@ -212,5 +252,6 @@ fn due(row: &Row) -> Due {
         attempts: row.get(15),
         deaths: row.get(16),
         late: Duration::from_millis(u64::try_from(row.get::<_, i64>(17)).unwrap_or(0)),
+        replays: row.get(18),
     }
 }

@@ -73,6 +73,8 @@ pub struct Due {
     pub deaths: i32,
     /// How late it is.
     pub late: std::time::Duration,
+    /// It is a dead letter that somebody replays.
+    pub replays: bool,
 }
 
 /// The lock bucket (class 7001) of a key that waits. SQL computes it as `key_bucket('waiting/' || scope || '/' || topic, key)`.

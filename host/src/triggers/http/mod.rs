@@ -78,13 +78,14 @@ type Answered = Result<(String, Response), (String, Problem)>;
 impl HttpTrigger {
     async fn handle(&self, request: Request, ids: &Ids) -> Answered {
         let (parts, body) = request.into_parts();
-        self.engine.pulse().term().map_err(|reason| (String::new(), out_of_time(reason)))?;
+        // Before the look-up: a body that arrives while others go on without this replica is not for the revision of before.
+        let term = self.engine.term().map_err(|failure| (String::new(), out_of_time(failure.to_string())))?;
         let found =
             self.registry.route(parts.method.as_str(), parts.uri.path()).map_err(|error| (String::new(), no_route(error)))?;
         let name = found.handler.name.to_string();
         let blame = |problem| (name.clone(), problem);
         if let Some(pause) = &found.paused {
-            return Err(blame(paused(&name, pause)));
+            return Err(blame(paused(&name, pause, &ids.request)));
         }
         let subject = self.subject(&found, &parts.headers).map_err(blame)?;
         let key = key::given(&parts.method, &parts.headers).map_err(blame)?;
@@ -116,7 +117,7 @@ impl HttpTrigger {
         // In a task of its own: a caller that goes away must not cut a commit in two.
         let (engine, handler) = (self.engine.clone(), found.handler.clone());
         let invoked = tokio::spawn(async move {
-            let answer = engine.invoke(&handler, origin, Call::Http(Box::new(guest))).await;
+            let answer = engine.invoke(&handler, term, origin, Call::Http(Box::new(guest))).await;
             drop(permit);
             answer
         });
@@ -173,9 +174,11 @@ fn out_of_time(reason: String) -> Problem {
         .retry_after(1)
 }
 
-fn paused(handler: &str, pause: &Pause) -> Problem {
+/// Who asks is not known yet, so names are for the log alone.
+fn paused(handler: &str, pause: &Pause, request_id: &str) -> Problem {
+    tracing::debug!(handler, by = pause.by, since = pause.since, request_id, "a request of a paused handler");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "handler-paused", "This resource rests for a while")
-        .detail(format!("handler `{handler}` was paused by {} at {}", pause.by, pause.since))
+        .detail("this resource is paused; try again later")
         .retry_after(10)
 }
 

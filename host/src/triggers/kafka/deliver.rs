@@ -3,10 +3,11 @@
 //! The way is a worker's: the inbox, one transaction, and cutting a batch that fails down to the event at fault. Only what comes after a failure
 //! is left out: nothing is kept of an event that fails, so it can be delivered again at once.
 
-use super::runner::{Runner, Work};
+use super::runner::{Runner, Work, wants};
 use super::solve::{Part, cut};
 use super::{Group, KafkaTrigger};
 use crate::engine::{Failure, Fence, Handler};
+use crate::store::fleet::Term;
 use crate::store::{Consumer, InboxDays, Record, Scopes};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -110,6 +111,7 @@ impl Delivery {
     }
 
     async fn open(&self, group: &Group) -> Result<OpenBatch, String> {
+        let term = self.runner.trigger.engine.term().map_err(|failure| failure.to_string())?;
         let handler = self.runner.trigger.registry.handler(&group.handler);
         let handler = handler.ok_or_else(|| format!("handler `{}` is not active", group.handler))?;
         let away = |error: crate::store::Unavailable| error.0;
@@ -119,12 +121,14 @@ impl Delivery {
         let scope = generations.first().ok_or_else(|| format!("group `{}` has no generation", group.name))?.scope;
         let known = self.scopes.handled(scope).await.map_err(away)?;
         let consumer = Consumer { scope, group: group.name.clone(), handler: group.handler.clone() };
-        Ok(OpenBatch { handler, consumer, known, held: HashSet::new(), first: 0, outcomes: Vec::new() })
+        Ok(OpenBatch { term, handler, consumer, known, held: HashSet::new(), first: 0, outcomes: Vec::new() })
     }
 }
 
 /// A delivery under way.
 struct OpenBatch {
+    /// From before the handler was looked up.
+    term: Term,
     handler: Arc<Handler>,
     consumer: Consumer,
     /// What the inbox knows.
@@ -142,7 +146,7 @@ impl OpenBatch {
         while let Some(Part { works, .. }) = parts.pop_front() {
             let (mut works, waiting): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| !self.is_held(work));
             waiting.iter().for_each(|work| self.note(work, Delivered::Waiting));
-            match runner.invoke(&self.handler, &self.consumer, Fence::Inbox, &mut works, false).await {
+            match runner.invoke((self.term, &self.handler), &self.consumer, Fence::Inbox, &mut works, false).await {
                 _ if works.is_empty() => {}
                 Ok(_) => works.iter().for_each(|work| self.done(work)),
                 Err(failure) if failure.is_host_fault() => return Err(failure.to_string()),
@@ -154,9 +158,7 @@ impl OpenBatch {
     }
 
     fn wants(&self, work: &Work) -> bool {
-        let mut topics = self.handler.manifest.topics.iter();
-        let subscription = topics.find(|topic| topic.name == work.record.topic && topic.group == *self.consumer.group);
-        subscription.and_then(|topic| topic.types.as_ref()).is_none_or(|types| types.contains(&work.type_))
+        wants(&self.handler, &self.consumer.group, &work.record.topic, &work.type_)
     }
 
     fn is_held(&self, work: &Work) -> bool {

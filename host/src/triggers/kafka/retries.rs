@@ -1,10 +1,14 @@
 //! Runs the events that wait in the database when their time has come. Every replica does; each row is one's at a time, and a key's rows run one
 //! after the other, since only the first of them is ever due.
+//!
+//! They run on the active revision, as far as it asks for them: one of a topic that it does not read in this group waits on, for a revision that
+//! does; one of a type that it does not want is skipped like a record of that type, so that the later ones of its key are not held up.
 
 use super::CUT;
-use super::runner::{Runner, Work};
+use super::runner::{Runner, Work, subscription, wants};
 use super::worker::DEATHS;
 use crate::engine::{Failure, Fence, Handler};
+use crate::store::fleet::Term;
 use crate::store::{Attempt, Consumer, Due, Parked, Unavailable};
 use crate::telemetry::{HandlerLabels, PartitionLabels};
 use std::sync::Arc;
@@ -22,12 +26,15 @@ const REST: Duration = Duration::from_millis(10);
 const LEASE: Duration = Duration::from_secs(30);
 /// How often waiting events and dead letters are counted.
 const COUNT: Duration = Duration::from_secs(5);
+/// The note on the board about events that no revision asks for.
+const UNREAD: &str = "waiting events";
 
 /// Runs due rows until `stop` turns true, and ends what is under way within `grace`.
 pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, grace: Duration) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     let mut tasks = JoinSet::new();
     let mut next_count = Instant::now();
+    let mut unread = Unread::default();
     while !*stop.borrow() {
         tokio::select! {
             () = runner.gate.pass() => {}
@@ -35,6 +42,7 @@ pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, gr
         }
         if Instant::now() >= next_count {
             count(&runner).await;
+            unread.show(&runner).await;
             next_count = Instant::now() + COUNT;
         }
         let wait = match start(&runner, &permits, &mut tasks).await {
@@ -61,6 +69,7 @@ pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, gr
 
 /// Starts what is due and there is room for; says how long nothing else will be.
 async fn start(runner: &Arc<Runner>, permits: &Arc<Semaphore>, tasks: &mut JoinSet<()>) -> Result<Duration, Unavailable> {
+    let Ok(term) = runner.trigger.engine.term() else { return Ok(REST) };
     let handlers: Vec<_> = runner.trigger.registry.running().into_iter().filter(|handler| runs(runner, handler)).collect();
     for handler in &handlers {
         let free = i64::try_from(permits.available_permits()).unwrap_or(0);
@@ -68,11 +77,12 @@ async fn start(runner: &Arc<Runner>, permits: &Arc<Semaphore>, tasks: &mut JoinS
             return Ok(POLL);
         }
         let lease = handler.manifest.limits.wall + LEASE;
-        for due in runner.journal.claim(&handler.name, lease, free).await? {
+        let read = read_by(handler);
+        for due in runner.journal.claim(&handler.name, &read, lease, free).await? {
             let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
             let (runner, handler) = (runner.clone(), handler.clone());
             tasks.spawn(async move {
-                one(&runner, &handler, due).await;
+                one(&runner, term, &handler, due).await;
                 drop(permit);
             });
         }
@@ -80,8 +90,14 @@ async fn start(runner: &Arc<Runner>, permits: &Arc<Semaphore>, tasks: &mut JoinS
     if permits.available_permits() == 0 {
         return Ok(POLL);
     }
-    let names: Vec<&str> = handlers.iter().map(|handler| &*handler.name).collect();
-    Ok(runner.journal.next(&names).await?.unwrap_or(POLL).clamp(REST, POLL))
+    let read: Vec<_> =
+        handlers.iter().flat_map(|h| read_by(h).into_iter().map(|(group, topic)| (&*h.name, group, topic))).collect();
+    Ok(runner.journal.next(&read).await?.unwrap_or(POLL).clamp(REST, POLL))
+}
+
+/// The groups and topics that a revision reads.
+fn read_by(handler: &Handler) -> Vec<(&str, &str)> {
+    handler.manifest.topics.iter().map(|topic| (topic.group.as_str(), topic.name.as_str())).collect()
 }
 
 /// Whether a handler has events at all, and none of its groups has stopped.
@@ -90,12 +106,15 @@ fn runs(runner: &Runner, handler: &Handler) -> bool {
     !handler.manifest.topics.is_empty() && !handler.manifest.topics.iter().any(|topic| open(&topic.group))
 }
 
-async fn one(runner: &Arc<Runner>, handler: &Arc<Handler>, due: Due) {
+async fn one(runner: &Arc<Runner>, term: Term, handler: &Arc<Handler>, due: Due) {
     let consumer = Consumer { scope: due.claim.scope, group: due.group.as_str().into(), handler: handler.name.clone() };
     runner.trigger.metrics.retry_lateness.observe(due.late.as_secs_f64());
     if due.deaths >= DEATHS {
         let reason = format!("{} processes ended while they ran this event", due.deaths);
         return give_up(runner, handler, &consumer, &due, "host-crash", reason).await;
+    }
+    if !wants(handler, &due.group, &due.claim.topic, &due.type_) {
+        return skip(runner, handler, &consumer, &due).await;
     }
     let mut work = match Work::decode(due.record.clone(), runner.payload(&due.claim.topic)) {
         Ok(work) => [work],
@@ -104,10 +123,9 @@ async fn one(runner: &Arc<Runner>, handler: &Arc<Handler>, due: Due) {
             return give_up(runner, handler, &consumer, &due, "not-an-event", reason).await;
         }
     };
-    match runner.invoke(handler, &consumer, Fence::Waiting(due.claim.clone()), &mut work, false).await {
+    match runner.invoke((term, handler), &consumer, Fence::Waiting(due.claim.clone()), &mut work, false).await {
         Ok(done) => {
-            let labels = PartitionLabels { group: due.group, topic: due.claim.topic, partition: due.record.partition };
-            runner.trigger.metrics.events_handled.get_or_create(&labels).inc_by(done.handled as u64);
+            runner.trigger.metrics.events_handled.get_or_create(&labels(&due)).inc_by(done.handled as u64);
             // The next one of its key may run now.
             runner.bell.notify_one();
         }
@@ -116,6 +134,27 @@ async fn one(runner: &Arc<Runner>, handler: &Arc<Handler>, due: Due) {
             let attempt = runner.attempt(handler, &failure, u32::try_from(due.attempts).unwrap_or(0) + 1);
             failed(runner, &consumer, &due, &attempt).await;
         }
+    }
+}
+
+fn labels(due: &Due) -> PartitionLabels {
+    PartitionLabels { group: due.group.clone(), topic: due.claim.topic.clone(), partition: due.record.partition }
+}
+
+/// The active revision does not want events of this type. The replay of a dead letter is none then: that one stays dead.
+async fn skip(runner: &Runner, handler: &Handler, consumer: &Consumer, due: &Due) {
+    if due.replays {
+        let reason = format!("revision {} does not handle events of type `{}`", handler.revision, due.type_);
+        return give_up(runner, handler, consumer, due, "skipped", reason).await;
+    }
+    match runner.journal.skip(&due.claim).await {
+        Ok(skipped) => {
+            let (handler, revision, id, type_) = (&*handler.name, &*handler.revision, &due.identity.id, &due.type_);
+            tracing::info!(handler, revision, id, type_, "a waiting event is skipped: the revision does not handle its type");
+            runner.trigger.metrics.events_skipped.get_or_create(&labels(due)).inc_by(u64::from(skipped));
+            runner.bell.notify_one();
+        }
+        Err(error) => put_back(runner, due, &Failure::Unavailable(error.to_string())).await,
     }
 }
 
@@ -140,6 +179,39 @@ async fn put_back(runner: &Runner, due: &Due, failure: &Failure) {
         tracing::warn!(row = due.claim.id, %error, "a waiting event could not be given back; it runs again when its lease ends");
     }
     runner.bell.notify_one();
+}
+
+/// Waiting events of topics that the active revisions do not read any more.
+#[derive(Default)]
+struct Unread {
+    /// As it was logged.
+    said: String,
+}
+
+impl Unread {
+    /// Says on the board which there are, and once in the log.
+    async fn show(&mut self, runner: &Runner) {
+        let Ok(waiting) = runner.journal.by_topic().await else { return };
+        let handlers = runner.trigger.registry.handlers();
+        let unread = waiting.into_iter().filter_map(|(name, group, topic, count)| {
+            let handler = handlers.iter().find(|handler| *handler.name == *name)?;
+            subscription(handler, &group, &topic).is_none().then(|| {
+                format!(
+                    "{count} events of topic {topic} wait in group {group}, which handler `{name}` does not read any more: they run again on a                      revision that does; see `tidemill waiting list --handler {name}`"
+                )
+            })
+        });
+        let text = unread.collect::<Vec<_>>().join("; ");
+        if text.is_empty() {
+            runner.trigger.board.clear(UNREAD);
+        } else {
+            runner.trigger.board.note(UNREAD, text.clone());
+        }
+        if !text.is_empty() && text != self.said {
+            tracing::warn!("{text}");
+        }
+        self.said = text;
+    }
 }
 
 async fn count(runner: &Runner) {

@@ -6,7 +6,8 @@ use super::cloudevent;
 use super::gate::Gate;
 use crate::bindings::events::Event;
 use crate::engine::{Answer, Batch, Call, Failure, Fence, Handler, Item, Origin};
-use crate::manifest::Payload;
+use crate::manifest::{Payload, Subscription};
+use crate::store::fleet::Term;
 use crate::store::{Attempt, Consumer, Identity, Journal, Outcome, Parked, Record, Running, bucket_of};
 use crate::telemetry::{FailureLabels, lock};
 use std::collections::HashMap;
@@ -55,9 +56,9 @@ impl Work {
         self.record.key.as_deref().unwrap_or(self.identity.id.as_bytes())
     }
 
-    fn item(&mut self) -> Option<Item> {
+    fn item(&mut self) -> Option<(Item, Event)> {
         let event = self.event.take().or_else(|| cloudevent::decode(&self.record, self.payload).ok())?;
-        Some(Item { identity: self.identity.clone(), event, record: self.record.clone() })
+        Some((Item { identity: self.identity.clone(), record: self.record.clone() }, event))
     }
 }
 
@@ -102,27 +103,27 @@ impl Runner {
         lock(&self.breakers).entry(group.clone()).or_insert_with(|| Arc::new(Breaker::new(group.clone()))).clone()
     }
 
-    /// Runs the handler over events of one partition. `rehearse`: and keeps nothing.
+    /// Runs a handler that was looked up in `term` over events of one partition. `rehearse`: and keeps nothing.
     pub(super) async fn invoke(
         &self,
-        handler: &Arc<Handler>,
+        (term, handler): (Term, &Arc<Handler>),
         consumer: &Consumer,
         fence: Fence,
         works: &mut [Work],
         rehearse: bool,
     ) -> Result<Done, Failure> {
-        let items: Vec<Item> = works.iter_mut().filter_map(Work::item).collect();
-        let causes: Vec<_> = items.iter().map(|item| cloudevent::cause(&item.event)).collect();
+        let (items, events): (Vec<Item>, Vec<Event>) = works.iter_mut().filter_map(Work::item).unzip();
+        let causes: Vec<_> = events.iter().map(cloudevent::cause).collect();
         let correlation_id = causes.iter().find_map(|cause| cause.correlation_id.clone()).unwrap_or_default();
         let origin = Origin { subject: String::new(), correlation_id, causes, key: None, rehearse };
-        let call = Call::Events(Batch { consumer: consumer.clone(), fence, items });
+        let call = Call::Events(Batch { consumer: consumer.clone(), fence, items, events });
         // In a task of its own: neither a panic nor the end of the caller may cut a commit in two.
         let (engine, invoked) = (self.trigger.engine.clone(), handler.clone());
         let mut cut = self.cut.subscribe();
         let invocation = async move {
             tokio::select! {
                 biased;
-                ended = engine.invoke(&invoked, origin, call) => ended,
+                ended = engine.invoke(&invoked, term, origin, call) => ended,
                 _ = cut.wait_for(|cut| *cut) => Err(Failure::Unavailable("the host stops".to_owned())),
             }
         };
@@ -181,9 +182,20 @@ impl Runner {
                 self.trigger.engine.outbox_bell().notify_one();
                 self.bell.notify_one();
             }
-            Outcome::Gone => {}
+            Outcome::Skipped | Outcome::Gone => {}
         }
     }
+}
+
+/// What a revision asks for of a topic in a group, if anything.
+pub(super) fn subscription<'h>(handler: &'h Handler, group: &str, topic: &str) -> Option<&'h Subscription> {
+    handler.manifest.topics.iter().find(|subscription| subscription.name == topic && subscription.group == group)
+}
+
+/// Whether a revision asks for events of this type, in a topic that it reads.
+pub(super) fn wants(handler: &Handler, group: &str, topic: &str, type_: &str) -> bool {
+    let types = subscription(handler, group, topic).and_then(|subscription| subscription.types.as_ref());
+    types.is_none_or(|types| types.iter().any(|wanted| wanted == type_))
 }
 
 /// Randomness for jitter: nothing depends on its quality.

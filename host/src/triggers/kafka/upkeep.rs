@@ -1,10 +1,14 @@
 //! The inbox's days: made ahead of time, and forgotten when no topic that is read can still hold a record of them.
+//!
+//! A topic is read by whoever has begun to, until that generation of its group is retired: a handler that rests, or is not deployed at the moment,
+//! goes on where it was. So the database is asked as well as the active handlers, and nothing is forgotten before those are known.
 
 use super::KafkaTrigger;
 use crate::config::KafkaAccess;
 use crate::engine::Registry;
 use crate::kafka::{Retention, longest_retention};
-use crate::store::{InboxDays, Unavailable};
+use crate::store::fleet::Pulse;
+use crate::store::{InboxDays, Scopes, Unavailable};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,22 +33,29 @@ const ASK: Duration = Duration::from_secs(3_600);
 /// Looks after the inbox's days.
 pub(super) struct Upkeep {
     days: InboxDays,
+    scopes: Scopes,
     registry: Arc<Registry>,
+    pulse: Arc<Pulse>,
     kafka: Arc<KafkaAccess>,
     /// What the brokers said last, and when.
     known: Option<(Retention, Instant)>,
     /// The topics that this was said of.
     topics: BTreeSet<String>,
+    /// Why they said nothing, as it was logged.
+    silence: String,
 }
 
 impl Upkeep {
     pub(super) fn new(trigger: &KafkaTrigger) -> Self {
         Self {
             days: trigger.days.clone(),
+            scopes: Scopes::new(trigger.engine.pool().clone()),
             registry: trigger.registry.clone(),
+            pulse: trigger.engine.pulse().clone(),
             kafka: trigger.kafka.clone(),
             known: None,
             topics: BTreeSet::new(),
+            silence: String::new(),
         }
     }
 
@@ -70,7 +81,8 @@ impl Upkeep {
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut changes = self.registry.changes();
         while !*stop.borrow() {
-            let wait = match self.round().await {
+            let loaded = self.pulse.term().is_ok();
+            let wait = match self.round(loaded).await {
                 Ok(()) => ROUND,
                 Err(error) => {
                     tracing::warn!(%error, "the inbox's days cannot be looked after; trying again");
@@ -80,15 +92,20 @@ impl Upkeep {
             // Other handlers may read topics that keep their records for longer.
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.pulse.alive(), if !loaded => {}
                 _ = changes.changed() => {}
                 _ = stop.changed() => {}
             }
         }
     }
 
-    async fn round(&mut self) -> Result<(), Unavailable> {
+    /// Makes days and forgets some; `loaded`: the registry has what is active.
+    async fn round(&mut self, loaded: bool) -> Result<(), Unavailable> {
         self.ready().await?;
-        self.ask().await;
+        match loaded {
+            true => self.ask().await?,
+            false => self.known = None,
+        }
         let today = InboxDays::today();
         let reach = self.reach();
         let oldest = today - reach.unwrap_or(days(USUAL)).min(MOST);
@@ -123,7 +140,7 @@ impl Upkeep {
 
     /// How many days back records may still be read; none: all.
     fn reach(&self) -> Option<i32> {
-        let declared = declared(&self.registry);
+        let declared = declared(&self.registry, &self.topics);
         match self.known {
             Some((Retention::Endless, _)) => None,
             Some((Retention::For(kept), _)) => Some(days(kept.max(declared))),
@@ -131,31 +148,47 @@ impl Upkeep {
         }
     }
 
-    async fn ask(&mut self) {
-        let topics: BTreeSet<String> =
-            self.registry.handlers().iter().flat_map(|h| h.manifest.topics.iter().map(|t| t.name.clone())).collect();
+    async fn ask(&mut self) -> Result<(), Unavailable> {
+        let mut topics = self.scopes.topics().await?;
+        topics.extend(self.registry.handlers().iter().flat_map(|h| h.manifest.topics.iter().map(|t| t.name.clone())));
         if topics != self.topics {
             self.known = None;
         } else if self.known.is_some_and(|(_, asked)| asked.elapsed() < ASK) {
-            return;
-        }
-        let names: Vec<String> = topics.iter().cloned().collect();
-        match longest_retention(&self.kafka, &names).await {
-            Ok(retention) => self.known = Some((retention, Instant::now())),
-            Err(error) => {
-                tracing::debug!(%error, "the brokers do not say how long the topics keep their records; no day is forgotten yet")
-            }
+            return Ok(());
         }
         self.topics = topics;
+        // Where nothing is read, nothing says how long to remember.
+        if self.topics.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = self.topics.iter().cloned().collect();
+        match longest_retention(&self.kafka, &names).await {
+            Ok(retention) => {
+                self.known = Some((retention, Instant::now()));
+                self.silence.clear();
+            }
+            Err(error) => self.say(error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Says once why no day is forgotten: a topic of a group may be gone for good, and the inbox grows meanwhile.
+    fn say(&mut self, error: String) {
+        if error != self.silence {
+            tracing::info!(
+                error,
+                "it is not known how long all topics that groups have begun to read keep their records; the inbox forgets no day yet"
+            );
+            self.silence = error;
+        }
     }
 }
 
-/// The longest retention that manifests declare for the topics that are read.
-fn declared(registry: &Registry) -> Duration {
+/// The longest retention that manifests declare for these topics.
+fn declared(registry: &Registry, topics: &BTreeSet<String>) -> Duration {
     let handlers = registry.handlers();
-    let read: BTreeSet<&str> = handlers.iter().flat_map(|h| h.manifest.topics.iter().map(|t| t.name.as_str())).collect();
     let declares = handlers.iter().flat_map(|h| &h.manifest.declares);
-    declares.filter(|(name, _)| read.contains(name.as_str())).map(|(_, topic)| topic.retention).max().unwrap_or_default()
+    declares.filter(|(name, _)| topics.contains(*name)).map(|(_, topic)| topic.retention).max().unwrap_or_default()
 }
 
 /// Whole days that a retention reaches back, with the slack.

@@ -8,10 +8,10 @@ use super::breaker::Turn;
 use super::care::Care;
 use super::cloudevent;
 use super::queue::Queue;
-use super::runner::{Runner, Work};
+use super::runner::{Runner, Work, subscription, wants};
 use super::solve::{Part, cut, halves};
 use crate::engine::{Failure, Fence, Handler};
-use crate::manifest::Subscription;
+use crate::store::fleet::Term;
 use crate::store::{Attempt, Consumer, Parked, Place, Record, Unavailable};
 use crate::telemetry::{PartitionLabels, PausedPartition};
 use std::sync::Arc;
@@ -83,6 +83,8 @@ impl Worker {
     /// Handles what was read, and notes the offset behind it: every record is done then, or waits, or is a dead letter.
     async fn step(&mut self, records: Vec<Record>, care: &mut Care) -> Result<(), Closed> {
         let Some(last) = records.last().map(|record| record.offset) else { return Ok(()) };
+        // Of records that were read after others went on without this replica, only the revision that is active by then may skip any.
+        self.pass().await?;
         let payload = self.runner.payload(&self.place.topic);
         let handler = self.handler();
         let mut works = Vec::with_capacity(records.len());
@@ -116,16 +118,23 @@ impl Worker {
     /// The active revision, if it reads this topic in this group. Another one may have moved on; then this worker ends soon.
     fn handler(&self) -> Option<Arc<Handler>> {
         let handler = self.runner.trigger.registry.handler(&self.group.handler)?;
-        self.subscription(&handler).is_some().then_some(handler)
-    }
-
-    fn subscription<'h>(&self, handler: &'h Handler) -> Option<&'h Subscription> {
-        handler.manifest.topics.iter().find(|topic| topic.name == self.place.topic && topic.group == *self.group.name)
+        subscription(&handler, &self.group.name, &self.place.topic).is_some().then_some(handler)
     }
 
     fn wants(&self, handler: &Handler, work: &Work) -> bool {
-        let types = self.subscription(handler).and_then(|subscription| subscription.types.as_ref());
-        types.is_none_or(|types| types.contains(&work.type_))
+        wants(handler, &self.group.name, &self.place.topic, &work.type_)
+    }
+
+    /// Waits until the database can be reached and this replica's heartbeat is in time.
+    async fn pass(&self) -> Result<(), Closed> {
+        tokio::select! {
+            () = self.runner.gate.pass() => {}
+            () = self.queue.closed() => {}
+        }
+        match self.queue.is_closed() {
+            true => Err(Closed),
+            false => Ok(()),
+        }
     }
 
     /// Bytes that are no event are a dead letter at first sight; they have no place in any order.
@@ -172,7 +181,7 @@ impl Worker {
     async fn attempt(&mut self, works: &mut Vec<Work>) -> Result<Result<(), (Arc<Handler>, Failure)>, Closed> {
         loop {
             let offset = works.first().map_or(0, |work| work.record.offset);
-            let handler = self.ready(works).await?;
+            let (term, handler) = self.ready(works).await?;
             // It may be another revision than when they were read.
             let read = works.len();
             works.retain(|work| self.wants(&handler, work));
@@ -180,7 +189,7 @@ impl Worker {
             if works.is_empty() {
                 return Ok(Ok(()));
             }
-            match self.runner.invoke(&handler, &self.consumer, Fence::Inbox, works, false).await {
+            match self.runner.invoke((term, &handler), &self.consumer, Fence::Inbox, works, false).await {
                 Ok(done) => {
                     let metrics = &self.runner.trigger.metrics;
                     metrics.events_handled.get_or_create(&self.labels).inc_by(done.handled as u64);
@@ -197,17 +206,12 @@ impl Worker {
         }
     }
 
-    /// Waits until there is a handler, the database can be reached and the breaker is shut.
-    async fn ready(&mut self, works: &mut [Work]) -> Result<Arc<Handler>, Closed> {
+    /// Waits until there is a handler, the database can be reached and the breaker is shut. The term is from before the handler was looked up.
+    async fn ready(&mut self, works: &mut [Work]) -> Result<(Term, Arc<Handler>), Closed> {
         let mut waited = false;
         loop {
-            tokio::select! {
-                () = self.runner.gate.pass() => {}
-                () = self.queue.closed() => {}
-            }
-            if self.queue.is_closed() {
-                return Err(Closed);
-            }
+            self.pass().await?;
+            let Ok(term) = self.runner.trigger.engine.term() else { continue };
             let Some(handler) = self.handler() else {
                 let offset = works.first().map_or(0, |work| work.record.offset);
                 let reason = format!("handler `{}` is not active, or does not read this topic any more", self.group.handler);
@@ -222,12 +226,12 @@ impl Worker {
                 waited = true;
             }
             match turn {
-                Turn::Go => return Ok(handler),
+                Turn::Go => return Ok((term, handler)),
                 Turn::Wait(wait) => {
                     let _ = tokio::time::timeout(wait, self.queue.closed()).await;
                 }
                 Turn::Probe => {
-                    let (succeeded, tried) = self.probe(&handler, works).await;
+                    let (succeeded, tried) = self.probe((term, &handler), works).await;
                     breaker.probed(&handler.revision, succeeded, tried);
                 }
             }
@@ -235,11 +239,11 @@ impl Worker {
     }
 
     /// Tries the next events one by one and keeps nothing.
-    async fn probe(&self, handler: &Arc<Handler>, works: &mut [Work]) -> (usize, usize) {
+    async fn probe(&self, (term, handler): (Term, &Arc<Handler>), works: &mut [Work]) -> (usize, usize) {
         let (mut succeeded, mut tried) = (0, 0);
         for work in works.iter_mut().take(PROBE) {
             let work = std::slice::from_mut(work);
-            match self.runner.invoke(handler, &self.consumer, Fence::Inbox, work, true).await {
+            match self.runner.invoke((term, handler), &self.consumer, Fence::Inbox, work, true).await {
                 Ok(_) => succeeded += 1,
                 Err(failure) if failure.is_host_fault() => continue,
                 Err(_) => {}

@@ -12,6 +12,14 @@ use crate::{jobs, values};
 /// How often this instance was asked to count: more than once means that an instance outlived its invocation.
 static COUNTED: AtomicU64 = AtomicU64::new(0);
 
+/// What the tests replace in the component to make another revision of it.
+pub(crate) const COUNT: &str = "SELECT count(*) FROM rows";
+
+/// Counts in this instance.
+pub(crate) fn counted() -> u64 {
+    COUNTED.fetch_add(1, Ordering::SeqCst) + 1
+}
+
 /// Runs the steps of the request in order and stops at the first whose status is 400 or above.
 pub(crate) fn answer(request: &Request) -> Response {
     let body: Json = serde_json::from_slice(&request.body).unwrap_or(Json::Null);
@@ -36,7 +44,7 @@ fn run(step: &str, body: &Json, request: &Request) -> Response {
         "insert" => insert(body),
         "status" => status(body),
         "swallow" => swallow(),
-        "query" => query("SELECT count(*) FROM rows", &[]),
+        "query" => query(COUNT, &[]),
         "sql" => sql_from(body),
         "sql2" => query(body["sql2"].as_str().unwrap_or_default(), &[]),
         "trap" => panic!("trapped as asked"),
@@ -50,7 +58,7 @@ fn run(step: &str, body: &Json, request: &Request) -> Response {
         "deferred" => query("INSERT INTO pairs (id, partner) VALUES ($1, 'nobody')", &[body["id"].clone()]),
         "print" => print(body),
         "log" => write_log(body),
-        "count" => respond(200, &json!({ "counted": COUNTED.fetch_add(1, Ordering::SeqCst) + 1 })),
+        "count" => respond(200, &json!({ "counted": counted() })),
         unknown => respond(404, &json!({ "unknown-step": unknown })),
     }
 }

@@ -6,6 +6,7 @@ use crate::bindings::exports::tidemill::events::events::{Event, Failure, Failure
 use crate::bindings::tidemill::jobs::jobs;
 use crate::bindings::tidemill::publish::publish;
 use crate::bindings::tidemill::sql::sql::{self, Value};
+use crate::{actions, values};
 
 /// Handles a batch one by one; the first event that cannot be handled is named in the failure.
 pub(crate) fn handle(events: &[Event]) -> Result<(), Failure> {
@@ -39,6 +40,9 @@ fn one(position: u32, event: &Event) -> Result<(), String> {
         "probe.republish" => republish(position, event)?,
         "probe.lock" => lock(event)?,
         "probe.schedule" | "probe.schedule-without-cause" => schedule(position, event)?,
+        "probe.sql" => statement(event)?,
+        "probe.count" => note(event, &actions::counted().to_string())?,
+        "probe.query" => query_in_between(event)?,
         _ => {}
     }
     record(event)
@@ -50,9 +54,33 @@ fn switched_on(name: &str) -> Result<bool, String> {
     Ok(!rows.rows.is_empty())
 }
 
+/// Runs the statement `sql` of the event's data.
+fn statement(event: &Event) -> Result<(), String> {
+    sql::query(data(event)["sql"].as_str().unwrap_or_default(), &[]).map(drop).map_err(|error| error.message)
+}
+
+/// Leaves a row under the event's id.
+fn note(event: &Event, note: &str) -> Result<(), String> {
+    let params = [Value::Text(event.id.clone()), Value::Text(note.to_owned())];
+    let statement = "INSERT INTO rows (id, note) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET note = excluded.note";
+    sql::execute(statement, &params).map(drop).map_err(|error| error.message)
+}
+
+/// Leaves a row, sleeps for `ms`, and then notes in the row what the step `query` would answer.
+fn query_in_between(event: &Event) -> Result<(), String> {
+    note(event, "")?;
+    std::thread::sleep(Duration::from_millis(data(event)["ms"].as_u64().unwrap_or_default()));
+    let found = sql::query(actions::COUNT, &[]).map_err(|error| error.message)?;
+    note(event, &values::rows_to_json(&found).to_string())
+}
+
+fn data(event: &Event) -> serde_json::Value {
+    serde_json::from_slice(event.data.as_deref().unwrap_or_default()).unwrap_or_default()
+}
+
 /// Changes the rows that the event's data names, in this order: each is locked to the end of the unit.
 fn lock(event: &Event) -> Result<(), String> {
-    let data: serde_json::Value = serde_json::from_slice(event.data.as_deref().unwrap_or_default()).unwrap_or_default();
+    let data = data(event);
     for row in data["rows"].as_array().into_iter().flatten().filter_map(|row| row.as_str()) {
         let params = [Value::Text(row.to_owned()), Value::Text(event.id.clone())];
         sql::execute("UPDATE rows SET note = $2 WHERE id = $1", &params).map_err(|error| error.message)?;
@@ -80,7 +108,7 @@ fn republish(position: u32, event: &Event) -> Result<(), String> {
 
 /// Schedules what the data describe, under the event's id.
 fn schedule(position: u32, event: &Event) -> Result<(), String> {
-    let data: serde_json::Value = serde_json::from_slice(event.data.as_deref().unwrap_or_default()).unwrap_or_default();
+    let data = data(event);
     let cause = (event.type_ == "probe.schedule").then_some(position);
     jobs::schedule(&crate::jobs::job(&event.id, &data), cause).map_err(|error| error.message)
 }
