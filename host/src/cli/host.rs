@@ -37,6 +37,15 @@ const PARTING: Duration = Duration::from_secs(6);
 /// How long a replica may take to tell the others that it leaves.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What the handlers of a folder are to those that are active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// They run beside the others.
+    Beside,
+    /// They are all that runs: the others go out of service in the same switch.
+    Whole,
+}
+
 /// A running host.
 pub(super) struct Host {
     pub(super) http: SocketAddr,
@@ -173,13 +182,14 @@ impl Host {
     pub(super) async fn begin(
         &self,
         bundles: &[Bundle],
+        claim: Claim,
         admin: Option<&Administration>,
         signal: &mut Signals,
     ) -> anyhow::Result<bool> {
         let version = match bundles.is_empty() {
             true => Some(0),
             false => tokio::select! {
-                deployed = self.deploy(bundles, admin) => Some(deployed?.version),
+                deployed = self.deploy(bundles, claim, admin) => Some(deployed?.version),
                 () = signal.wait() => None,
             },
         };
@@ -199,10 +209,14 @@ impl Host {
         Ok(true)
     }
 
-    async fn deploy(&self, bundles: &[Bundle], admin: Option<&Administration>) -> anyhow::Result<Report> {
+    async fn deploy(&self, bundles: &[Bundle], claim: Claim, admin: Option<&Administration>) -> anyhow::Result<Report> {
         let order = Order { actor: Actor::new(&actor::local(), Via::Host)?, note: None };
         loop {
-            match self.deployer.deploy(bundles, &order, admin).await {
+            let deployed = match claim {
+                Claim::Beside => self.deployer.deploy(bundles, &order, admin).await,
+                Claim::Whole => self.deployer.exactly(bundles, &order, admin).await,
+            };
+            match deployed {
                 Ok(report) => {
                     for handler in report.handlers.iter().filter(|_| report.changed) {
                         tracing::info!(

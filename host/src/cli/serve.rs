@@ -1,6 +1,6 @@
 //! `tidemill serve`: the host against a database and brokers that exist. Nothing embedded.
 
-use super::host::{Host, Setup, Signals};
+use super::host::{Claim, Host, Setup, Signals};
 use super::plan::Plan;
 use crate::config::Config;
 use crate::fleet::Bundle;
@@ -28,7 +28,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Runs until the process is told to stop; what it returns has ended it by itself.
 async fn run_host(host: &mut Host, bundles: &[Bundle], signals: &mut Signals) -> anyhow::Result<Option<anyhow::Error>> {
-    if !host.wait_for_database(signals).await? || !host.begin(bundles, None, signals).await? {
+    if !host.wait_for_database(signals).await? || !host.begin(bundles, Claim::Beside, None, signals).await? {
         return Ok(None);
     }
     println!("ready http=http://{} admin=http://{}", host.http, host.admin);

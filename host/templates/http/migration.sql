@@ -5,6 +5,9 @@ CREATE TABLE entries (
     text   text NOT NULL CHECK (char_length(text) BETWEEN 1 AND 1000)
 );
 
+-- A list is the newest entries of one author.
+CREATE INDEX entries_of_author ON entries (author, id);
+
 -- A request sees the rows of its user, the subject of the verified token, and no others.
 ALTER TABLE entries ENABLE ROW LEVEL SECURITY;
 

@@ -1,13 +1,15 @@
 //! Does its work again and again, as often as it is told: a request schedules a job, the job publishes an event at its times, and the event
-//! starts the work. Whatever is killed meanwhile, each time is worked once.
+//! starts the work. Whatever is killed meanwhile, each time is worked once. Every user has a job of their own.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tidemill_sdk::jobs::{self, Cancelled, Job};
 use tidemill_sdk::{Event, EventData, Failure, Problem, Request, Response, params, sql};
 
-/// Names are unique in an app.
-const JOB: &str = "@NAME@";
+/// Names are unique in an app, so everybody's job has its own: nobody else's request moves or cancels it.
+fn job(user: &str) -> String {
+    format!("@NAME@/{user}")
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,7 +19,10 @@ struct Plan {
 
 /// What the job publishes. The event's `time` is the one that it was scheduled for.
 #[derive(Serialize, Deserialize)]
-struct Due {}
+struct Due {
+    /// Whose job it is.
+    user: String,
+}
 
 impl EventData for Due {
     const TYPE: &'static str = "@NAME@.due";
@@ -26,6 +31,7 @@ impl EventData for Due {
 }
 
 fn handle(request: Request) -> Result<Response, Problem> {
+    let user = request.user()?;
     match request.method() {
         "PUT" => {
             let plan: Plan = request.json()?;
@@ -33,19 +39,23 @@ fn handle(request: Request) -> Result<Response, Problem> {
                 return Err(Problem::new(422).detail("every_seconds must be at least 1"));
             }
             // In the place of an earlier one, if there is one. `Job::cron` repeats by the calendar, `Job::at` fires once.
-            Job::every(JOB, Duration::from_secs(plan.every_seconds.into()), None, &Due {})?.schedule()?;
+            let due = Due { user: user.to_owned() };
+            Job::every(job(user), Duration::from_secs(plan.every_seconds.into()), None, &due)?.schedule()?;
             Ok(Response::empty(204))
         }
-        _ => match jobs::cancel(JOB)? {
+        _ => match jobs::cancel(&job(user))? {
             Cancelled::Cancelled => Ok(Response::empty(204)),
             Cancelled::NotPending => Err(Problem::not_found()),
         },
     }
 }
 
+const RUN: &str = "INSERT INTO runs (event_id, for_user, due) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+
 fn work(events: Vec<Event>) -> Result<(), Failure> {
     for event in &events {
-        sql::execute("INSERT INTO runs (event_id, due) VALUES ($1, $2) ON CONFLICT DO NOTHING", params![event.id(), event.time()])?;
+        let Due { user } = event.data()?;
+        sql::execute(RUN, params![event.id(), &user, event.time()])?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ use wire::{Order, Record};
 /// What a test gets, or why it does not.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why the host did not do what was asked. A test that ends with it shows the text.
+/// Why the host did not do what was asked. A test that ends with it shows the text, and the host's last log lines.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Error(pub(crate) String);
 
@@ -51,10 +51,14 @@ impl std::fmt::Display for Error {
     }
 }
 
-/// The text as it is: it is what a failed test shows.
+/// The text as it is, and the host's last log lines: it is what a failed test shows.
 impl std::fmt::Debug for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.0)?;
+        match Process::log_of_shared().filter(|log| !log.is_empty() && !self.0.contains(process::LAST_LINES)) {
+            Some(log) => write!(f, "\n{}:\n{log}", process::LAST_LINES),
+            None => Ok(()),
+        }
     }
 }
 
@@ -157,7 +161,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the host's last log lines ---\n{}", self.process.log());
+            eprintln!("{}:\n{}", process::LAST_LINES, self.process.log());
         }
         self.process.send_only(self.id, Order::Close);
     }

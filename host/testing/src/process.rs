@@ -15,10 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// How many log lines are kept for a test that fails.
 const LINES: usize = 60;
 
+/// What stands in front of them.
+pub(crate) const LAST_LINES: &str = "the host's last log lines";
+
 const WAY_OUT: &str =
     "set TIDEMILL_BIN to the program, or put `tidemill` on the search path (in a checkout: `cargo build -p tidemill`)";
 
 type Answered = std::result::Result<Value, String>;
+
+/// The child of this process.
+static PROCESS: OnceLock<Result<Process>> = OnceLock::new();
 
 /// A running child. It ends when its standard input does, that is with this process, however this process ends.
 #[derive(Debug)]
@@ -39,8 +45,12 @@ struct Shared {
 impl Process {
     /// The child of this process, started at the first call.
     pub(crate) fn shared() -> Result<&'static Self> {
-        static PROCESS: OnceLock<Result<Process>> = OnceLock::new();
         PROCESS.get_or_init(Self::start).as_ref().map_err(Clone::clone)
+    }
+
+    /// The last lines of its log, if there is such a child.
+    pub(crate) fn log_of_shared() -> Option<String> {
+        PROCESS.get()?.as_ref().ok().map(Self::log)
     }
 
     fn start() -> Result<Self> {
@@ -116,7 +126,7 @@ impl Process {
     }
 
     fn gone(&self) -> Error {
-        Error(format!("`{} test-host` has ended; its last lines:\n{}", self.program.display(), self.log()))
+        Error(format!("`{} test-host` has ended; {LAST_LINES}:\n{}", self.program.display(), self.log()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests as a client sends them, and what it gets.
 
-use crate::process::Process;
+use crate::process::{LAST_LINES, Process};
 use crate::wire::{self, Order};
 use crate::{Error, Host, Result};
 use serde::Serialize;
@@ -103,11 +103,7 @@ impl Answer {
             true => Ok(self),
             false if self.status >= 500 => {
                 let log = self.process.log();
-                Err(Error(format!(
-                    "the answer was {} instead of {status}: {}; the host's last log lines:\n{log}",
-                    self.status,
-                    self.text()
-                )))
+                Err(Error(format!("the answer was {} instead of {status}: {}; {LAST_LINES}:\n{log}", self.status, self.text())))
             }
             false => Err(Error(format!("the answer was {} instead of {status}: {}", self.status, self.text()))),
         }

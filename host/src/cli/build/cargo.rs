@@ -15,7 +15,8 @@ const TARGET: &str = "wasm32-wasip2";
 /// A crate that is a handler, by cargo's word.
 #[derive(Debug, Clone)]
 pub(super) struct Crate {
-    name: String,
+    /// What cargo calls it, and no other: a dependency may have the same name.
+    id: String,
     workspace: PathBuf,
     /// Where cargo puts what it makes.
     pub(super) target: PathBuf,
@@ -36,7 +37,7 @@ struct Metadata {
 
 #[derive(Debug, Deserialize)]
 struct Package {
-    name: String,
+    id: String,
     manifest_path: PathBuf,
     dependencies: Vec<Dependency>,
 }
@@ -61,7 +62,7 @@ impl Workspaces {
         };
         let package = metadata.package(folder).with_context(|| format!("{} has no [package]", manifest.display()))?;
         Ok(Crate {
-            name: package.name.clone(),
+            id: package.id.clone(),
             workspace: metadata.workspace_root.clone(),
             target: metadata.target_directory.clone(),
             folders: metadata.made_of(folder),
@@ -73,8 +74,12 @@ impl Metadata {
     /// Asks cargo; nothing is downloaded.
     fn read(folder: &Path) -> anyhow::Result<Self> {
         let mut process = Command::new(program());
-        process.args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).current_dir(folder).stdin(Stdio::null());
-        let said = finish(process, Options::default()).context(NO_CARGO)?;
+        process
+            .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let said = finish(process, &Options::default()).context(NO_CARGO)?;
         anyhow::ensure!(said.success, "cargo does not understand {}{}", folder.join("Cargo.toml").display(), said.tail());
         serde_json::from_slice(&said.output).context("`cargo metadata` speaks another language")
     }
@@ -106,19 +111,19 @@ fn program() -> OsString {
 }
 
 /// Builds these crates and puts their components where the manifests say; returns those that are other than before, and what failed.
-pub(super) fn build(sources: &[Source], options: Options) -> anyhow::Result<(Vec<PathBuf>, Vec<String>)> {
+pub(super) fn build(sources: &[Source], options: &Options) -> anyhow::Result<(Vec<PathBuf>, Vec<String>)> {
     let mut workspaces: BTreeMap<&Path, Vec<(&str, &Source)>> = BTreeMap::new();
     for source in sources {
         if let Some(krate) = &source.krate {
-            workspaces.entry(&krate.workspace).or_default().push((&krate.name, source));
+            workspaces.entry(&krate.workspace).or_default().push((&krate.id, source));
         }
     }
     let (mut changed, mut failures) = (Vec::new(), Vec::new());
     for (workspace, crates) in workspaces {
         let mut process = Command::new(program());
         process.args(["build", "--target", TARGET, "--keep-going", "--message-format=json-render-diagnostics"]);
-        process.args(options.release.then_some("--release")).current_dir(workspace).stdin(Stdio::null());
-        process.args(crates.iter().flat_map(|(name, _)| ["-p", *name]));
+        process.args(options.release.then_some("--release")).current_dir(workspace).stdin(Stdio::null()).stdout(Stdio::piped());
+        process.args(crates.iter().flat_map(|(id, _)| ["-p", *id]));
         if options.show && std::io::stderr().is_terminal() {
             process.args(["--color", "always"]);
         }

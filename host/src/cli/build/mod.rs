@@ -3,11 +3,13 @@
 //! A handler is built by its manifest's `[dev] build`, or else by cargo if it has a `Cargo.toml`; one with neither is there already.
 
 mod cargo;
+mod leash;
 
 use crate::manifest::{Manifest, manifest_files};
 use anyhow::Context;
 use cargo::{Crate, Workspaces};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+pub(super) use leash::Leash;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::time::Instant;
@@ -30,7 +32,7 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     for folder in folders {
         sources.extend(Source::below(Path::new(folder))?);
     }
-    let built = build(&sources, Options { release: matches.get_flag("release"), show: true })?;
+    let built = build(&sources, &Options { release: matches.get_flag("release"), show: true, leash: None })?;
     for source in &sources {
         let state = if built.contains(&source.component) { "built" } else { "unchanged" };
         println!("{}: {} {state}", source.name, source.component.display());
@@ -56,12 +58,14 @@ pub(super) struct Source {
 }
 
 /// How to build.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Options {
     /// Optimised.
     pub(super) release: bool,
     /// Let the compiler speak to the terminal; otherwise its words are in the error.
     pub(super) show: bool,
+    /// What the compilers end with; otherwise they end as a terminal ends them.
+    pub(super) leash: Option<Leash>,
 }
 
 impl Source {
@@ -106,7 +110,7 @@ impl Source {
 }
 
 /// Builds all of them; what can be built is built even if another fails. Returns the components that are other than before.
-pub(super) fn build(sources: &[Source], options: Options) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn build(sources: &[Source], options: &Options) -> anyhow::Result<Vec<PathBuf>> {
     let (mut changed, mut failures) = (Vec::new(), Vec::new());
     for source in sources.iter().filter(|source| source.krate.is_none()) {
         match &source.command {
@@ -131,12 +135,15 @@ pub(super) fn build(sources: &[Source], options: Options) -> anyhow::Result<Vec<
 }
 
 /// Runs the manifest's own command; true if the component is other than before.
-fn run_command(source: &Source, command: &str, options: Options) -> anyhow::Result<bool> {
+fn run_command(source: &Source, command: &str, options: &Options) -> anyhow::Result<bool> {
     let before = std::fs::read(&source.component).ok();
     let mut process = Process::new("sh");
     process.args(["-c", command]).current_dir(&source.folder).stdin(Stdio::null());
+    // Many compilers report on their standard output.
+    process.stdout(if options.show { Stdio::inherit() } else { Stdio::piped() });
     let said = finish(process, options).with_context(|| format!("cannot run `{command}` for handler `{}`", source.name))?;
-    anyhow::ensure!(said.success, "handler `{}` does not build: `{command}` failed{}", source.name, said.tail());
+    let words = behind(&[said.output, said.errors].concat());
+    anyhow::ensure!(said.success, "handler `{}` does not build: `{command}` failed{words}", source.name);
     let after = std::fs::read(&source.component).with_context(|| {
         let path = source.component.display();
         format!("`{command}` made no {path}, which the manifest of handler `{}` names as its component", source.name)
@@ -154,16 +161,27 @@ struct Said {
 impl Said {
     /// Its words behind an error, if they were kept.
     fn tail(&self) -> String {
-        match String::from_utf8_lossy(&self.errors).trim_end() {
-            "" => String::new(),
-            words => format!(":\n{words}"),
-        }
+        behind(&self.errors)
     }
 }
 
-/// Runs a compiler to its end. Its standard output is always kept.
-fn finish(mut process: Process, options: Options) -> std::io::Result<Said> {
-    process.stdout(Stdio::piped()).stderr(if options.show { Stdio::inherit() } else { Stdio::piped() });
-    let output = process.spawn()?.wait_with_output()?;
+fn behind(words: &[u8]) -> String {
+    match String::from_utf8_lossy(words).trim_end() {
+        "" => String::new(),
+        words => format!(":\n{words}"),
+    }
+}
+
+/// Runs a compiler to its end. Its standard output is kept if it is piped.
+fn finish(mut process: Process, options: &Options) -> std::io::Result<Said> {
+    process.stderr(if options.show { Stdio::inherit() } else { Stdio::piped() });
+    let output = match &options.leash {
+        None => process.spawn()?.wait_with_output()?,
+        Some(leash) => {
+            let ended = leash.spawn(&mut process)?.wait_with_output();
+            leash.ended();
+            ended?
+        }
+    };
     Ok(Said { success: output.status.success(), output: output.stdout, errors: output.stderr })
 }

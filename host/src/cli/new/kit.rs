@@ -2,7 +2,8 @@
 //! they are published. Written as a small workspace, so that they inherit what they inherit in the checkout.
 
 use anyhow::Context;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// Path and text of each file, made by `build.rs`.
@@ -14,12 +15,26 @@ pub(super) const LOCK: &str = include_str!("../../../../Cargo.lock");
 const README: &str = "Written by `tidemill new`, and written anew by the next one: the SDK and the test crate that handlers beside it are built \
      with. Keep it with them.\n";
 
-/// Writes the kit into a folder, which is made. What is there already and as it should be stays untouched.
-pub(super) fn write(folder: &Path) -> anyhow::Result<()> {
+/// The folder of the kits, beside the handlers.
+pub(super) const FOLDER: &str = ".tidemill-sdk";
+
+/// Writes this version's kit into the folder of kits of a folder of handlers, and returns where it is.
+pub(super) fn write_beside(handlers: &Path) -> anyhow::Result<PathBuf> {
+    let folder = handlers.join(FOLDER).join(env!("CARGO_PKG_VERSION"));
+    write(&folder)?;
+    Ok(folder)
+}
+
+/// Writes the kit into a folder, which is made. Afterwards nothing else is in it; what is as it should be stays untouched, so that cargo need not
+/// compile it anew.
+fn write(folder: &Path) -> anyhow::Result<()> {
     let root = FILES.iter().find(|(name, _)| *name == "Cargo.toml").context("the kit has no Cargo.toml")?;
     let workspace = workspace(root.1)?;
     let files = FILES.iter().filter(|(name, _)| *name != "Cargo.toml").copied();
-    for (name, text) in files.chain([("Cargo.toml", workspace.as_str()), ("README.md", README)]) {
+    let files: Vec<_> = files.chain([("Cargo.toml", workspace.as_str()), ("README.md", README)]).collect();
+    let names: BTreeSet<PathBuf> = files.iter().map(|(name, _)| folder.join(name)).collect();
+    remove_others(folder, &names).with_context(|| format!("cannot clear {}", folder.display()))?;
+    for (name, text) in files {
         let path = folder.join(name);
         if std::fs::read(&path).is_ok_and(|known| known == text.as_bytes()) {
             continue;
@@ -27,6 +42,24 @@ pub(super) fn write(folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(path.parent().unwrap_or(folder))
             .and_then(|()| std::fs::write(&path, text))
             .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes what an earlier kit has left, or anybody else.
+fn remove_others(folder: &Path, files: &BTreeSet<PathBuf>) -> std::io::Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        match entry.file_type()?.is_dir() {
+            true if files.iter().any(|file| *file != path && file.starts_with(&path)) => remove_others(&path, files)?,
+            true => std::fs::remove_dir_all(path)?,
+            false if files.contains(&path) => {}
+            false => std::fs::remove_file(path)?,
+        }
     }
     Ok(())
 }
@@ -62,7 +95,16 @@ mod tests {
         // What was changed by hand is put right, what is right is left alone.
         let library = folder.path().join("handlers/sdk/src/lib.rs");
         std::fs::write(&library, "").unwrap();
+        let strangers = ["handlers/sdk/src/of_an_earlier_version.rs", "wit/earlier/earlier.wit", "LICENSE/earlier"];
+        std::fs::remove_file(folder.path().join("LICENSE")).unwrap();
+        for stranger in strangers.map(|stranger| folder.path().join(stranger)) {
+            std::fs::create_dir_all(stranger.parent().unwrap()).unwrap();
+            std::fs::write(stranger, "x").unwrap();
+        }
         write(folder.path()).unwrap();
         assert!(std::fs::read_to_string(library).unwrap().contains("http_handler"));
+        assert!(
+            strangers.iter().all(|stranger| !folder.path().join(stranger).exists()) && folder.path().join("LICENSE").is_file()
+        );
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn command() -> Command {
         .arg(
             Arg::new("path")
                 .value_name("NAME")
-                .required(true)
+                .required_unless_present("kit")
                 .help("Its name, or a path that ends with it: a small letter, then up to 40 small letters, digits and `-`"),
         )
         .arg(Arg::new("http").long("http").action(ArgAction::SetTrue).help("It answers HTTP requests (if nothing is said)"))
@@ -28,6 +28,15 @@ pub(super) fn command() -> Command {
                 .help("It handles a topic that a repeating job feeds; a request schedules the job"),
         )
         .group(ArgGroup::new("kind").args(["http", "topic", "job"]))
+        .arg(
+            Arg::new("kit")
+                .long("kit")
+                .value_name("DIR")
+                .num_args(0..=1)
+                .default_missing_value(".")
+                .conflicts_with_all(["path", "kind"])
+                .help("Make no handler, only what the handler in this folder, or those below it, are built with [default: .]"),
+        )
 }
 
 /// The files that one kind of handler has of its own.
@@ -56,6 +65,9 @@ const TOPIC: Kind = kind!("topic", "Keeps every event of the topic `@TOPIC@`, on
 const JOB: Kind = kind!("job", "Does its work again and again, as often as it is told.");
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    if let Some(folder) = matches.get_one::<String>("kit") {
+        return kit_for(Path::new(folder));
+    }
     let path = Path::new(matches.get_one::<String>("path").map(String::as_str).unwrap_or_default());
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let app = check_name(name).map_err(anyhow::Error::msg)?;
@@ -82,7 +94,25 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     println!("\n  cd {}", path.display());
     println!("  cargo test                          # builds the component, and runs tests/handler.rs in the real engine");
     println!("  tidemill dev --watch --handlers .   # runs it; whatever you save is built and takes the place of what runs");
-    println!("  tidemill deploy .                   # puts it into the installation that TIDEMILL_DATABASE_URL names");
+    println!("\nInto an installation (README.md says what it needs):\n");
+    println!("  tidemill build --release .          # the component, optimised");
+    println!("  tidemill topics apply --handlers .  # its topics");
+    println!("  tidemill deploy .                   # its tables and itself");
+    Ok(())
+}
+
+/// What a handler is built with, where it is a clone that came without.
+fn kit_for(folder: &Path) -> anyhow::Result<()> {
+    let folder = folder.canonicalize().with_context(|| format!("cannot find the folder {}", folder.display()))?;
+    let is_handler = folder.join(crate::manifest::MANIFEST_FILE).is_file();
+    let handlers = if is_handler { folder.parent().unwrap_or(&folder) } else { &folder };
+    let kit = kit::write_beside(handlers)?;
+    println!("made {}", kit.display());
+    let cargo = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+    let (any, this) = (format!("{}/", kit::FOLDER), format!("{}/{}/", kit::FOLDER, env!("CARGO_PKG_VERSION")));
+    if is_handler && cargo.contains(&any) && !cargo.contains(&this) {
+        println!("its Cargo.toml names another version: write `{this}` there, or use the program of that version");
+    }
     Ok(())
 }
 
@@ -99,7 +129,10 @@ fn files(kind: &Kind, app: &str, place: &Place) -> Vec<(String, String)> {
         ("src/lib.rs".to_owned(), kind.code.to_owned()),
         (format!("migrations/0001_{app}.sql"), kind.migration.to_owned()),
         ("tests/handler.rs".to_owned(), kind.test.to_owned()),
-        ("README.md".to_owned(), include_str!("../../../templates/README.md").replace("@WHAT@", kind.what)),
+        (
+            "README.md".to_owned(),
+            include_str!("../../../templates/README.md").replace("@WHAT@", kind.what).replace("@KITS@\n", place.of_the_kit()),
+        ),
     ];
     if !place.is_member() {
         files.push((".gitignore".to_owned(), include_str!("../../../templates/gitignore").to_owned()));
@@ -177,6 +210,20 @@ mod tests {
     }
 
     #[test]
+    fn a_clone_gets_what_it_is_built_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = folder.path().join("notes");
+        made(&[notes.to_str().unwrap()]).unwrap();
+        let kit = folder.path().join(".tidemill-sdk");
+        for given in [notes.as_path(), folder.path()] {
+            std::fs::remove_dir_all(&kit).unwrap();
+            made(&["--kit", given.to_str().unwrap()]).unwrap();
+            assert!(kit.join(env!("CARGO_PKG_VERSION")).join("handlers/sdk/Cargo.toml").is_file());
+        }
+        assert!(made(&["notes", "--kit", "."]).is_err() && made(&["--kit", "--job"]).is_err() && made(&[]).is_err());
+    }
+
+    #[test]
     fn every_kind_has_a_manifest_that_is_right() {
         let folder = tempfile::tempdir().unwrap();
         for (name, flags) in [("notes", &[][..]), ("keeper-2", &["--topic", "shop.orders"]), ("tick", &["--job"])] {
@@ -188,7 +235,7 @@ mod tests {
             for file in std::fs::read_dir(&path).unwrap().flatten().filter(|file| file.path().is_file()) {
                 let text = std::fs::read_to_string(file.path()).unwrap();
                 assert!(
-                    !["@NAME@", "@TOPIC@", "@KIT@", "@ROOT@", "@WHAT@"].iter().any(|mark| text.contains(mark)),
+                    !["@NAME@", "@TOPIC@", "@KIT@", "@ROOT@", "@WHAT@", "@KITS@"].iter().any(|mark| text.contains(mark)),
                     "{:?}",
                     file.path()
                 );

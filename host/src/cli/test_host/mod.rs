@@ -134,7 +134,7 @@ impl House {
             sources.extend(Source::below(folder)?);
         }
         if !sources.is_empty() {
-            tokio::task::spawn_blocking(move || build::build(&sources, build::Options::default())).await??;
+            tokio::task::spawn_blocking(move || build::build(&sources, &build::Options::default())).await??;
         }
         built.extend(folders.iter().cloned());
         Ok(())

@@ -2,7 +2,7 @@
 
 use crate::embedded::Postgres;
 use crate::engine::Cache;
-use crate::store::{AppPlan, Migrator};
+use crate::store::{AppPlan, Consent, MigrationOptions, Migrator};
 use anyhow::Context;
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -62,7 +62,7 @@ impl Scratch {
             Database { url: server.url(LOGIN, &name), superuser_url: server.superuser_url(&name), name }
         };
         // Everything is there already but the rights on the database itself, which a copy does not have.
-        Migrator::connect(&database.superuser_url).await?.run(&database.url, apps).await?;
+        migrate(&database.superuser_url, &database.url, apps).await?;
         Ok(database)
     }
 
@@ -84,7 +84,7 @@ impl Scratch {
             server.make_database(&name, None).await?;
             (server.url(LOGIN, &name), server.superuser_url(&name))
         };
-        Migrator::connect(&superuser_url).await?.run(&url, apps).await?;
+        migrate(&superuser_url, &url, apps).await?;
         templates.insert(key, name.clone());
         Ok(name)
     }
@@ -111,4 +111,11 @@ impl Scratch {
         let _ = std::fs::remove_dir_all(&self.folder);
         stopped
     }
+}
+
+/// As `dev` does it: nothing runs beside what is being written.
+async fn migrate(superuser_url: &str, url: &str, apps: &[AppPlan]) -> anyhow::Result<()> {
+    let options = MigrationOptions { consent: Consent::in_development(), ..MigrationOptions::default() };
+    Migrator::connect(superuser_url).await?.with(options).run(url, apps).await?;
+    Ok(())
 }

@@ -48,7 +48,7 @@ impl World {
         activate(&engine, &registry, &plan).await?;
         drop(compiling);
         let schemas: Vec<&str> = apps.iter().map(|app| app.app.as_str()).collect();
-        let key = Secret::new(&format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()));
+        let key = Secret::new(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()));
         let http = HttpTrigger::new(engine.clone(), registry.clone(), Verifier::hs256(&key), 64, metrics.clone());
         let delivery = Delivery::new(KafkaTrigger {
             engine,

@@ -1,77 +1,70 @@
 //! `tidemill dev --watch`: whatever is saved is built and takes the place of what runs. What does not build changes nothing.
 //!
 //! - `files`: what the handlers are made of, and whether it has changed
+//! - `watched`: waiting for the next save
 //! - `swap`: new revisions in the place of those that run
 
 mod files;
 mod swap;
+mod watched;
 
-use super::build::{self, Source};
-use files::Files;
-use std::path::{Path, PathBuf};
+use super::build::{self, Leash, Source};
+use super::plan::Plan;
+use crate::config::Config;
+use crate::fleet::DeployError;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 pub(super) use swap::{Swap, Swapped};
+pub(super) use watched::Watched;
 
-/// How often the files are looked at. A look at a hundred files takes a tenth of a millisecond.
-const ROUND: Duration = Duration::from_millis(30);
-/// Editors and tools save in several steps: nothing is built before two looks so far apart were the same.
-const QUIET: Duration = Duration::from_millis(15);
+/// How often a swap is tried again that failed for something that passes, and after which time.
+const TRIES: u32 = 10;
+const AGAIN: Duration = Duration::from_secs(1);
 
-/// Builds every handler below a folder, before the first start. The compiler speaks to the terminal.
-pub(super) async fn build_all(folder: &Path) -> anyhow::Result<()> {
-    let folder = folder.to_owned();
-    tokio::task::spawn_blocking(move || build(&Source::below(&folder)?)).await?
+/// Builds and reads what there is, once; the compiler speaks to the terminal.
+pub(super) async fn once(watched: &Watched, config: &Config) -> anyhow::Result<Plan> {
+    build(watched.sources()?).await?;
+    Plan::load(config.handlers()?, config.installation())
+}
+
+/// Says what keeps the handlers from a start, waits for a save, and builds and reads them again, until that succeeds.
+pub(super) async fn until_mended(watched: &mut Watched, config: &Config, mut error: anyhow::Error) -> Plan {
+    loop {
+        println!("{error:#}\nwaiting for a save that mends it");
+        watched.saved().await;
+        match once(watched, config).await {
+            Ok(plan) => return plan,
+            Err(other) => error = other,
+        }
+    }
 }
 
 /// Watches, builds and swaps until it is dropped.
-pub(super) async fn run(mut swap: Swap) {
-    let folder = swap.folder.clone();
-    let mut watched = Watched::read(folder.clone());
-    let mut seen = watched.files.look();
-    println!("watching {} and what its handlers are made of", folder.display());
+pub(super) async fn run(mut watched: Watched, mut swap: Swap) {
+    println!("watching {} and what its handlers are made of", watched.folder().display());
     loop {
-        tokio::time::sleep(ROUND).await;
-        let mut now = watched.files.look();
-        if now == seen {
-            continue;
-        }
-        let saved = Instant::now();
+        let saved = watched.saved().await;
+        let mut tries = 0;
         loop {
-            tokio::time::sleep(QUIET).await;
-            let again = watched.files.look();
-            if again == now {
-                break;
+            match turn(&watched, &mut swap).await {
+                Ok(turn) => turn.print(saved),
+                Err(error) if passes(&error) && tries < TRIES => {
+                    println!("{error:#}; trying again");
+                    tries += 1;
+                    tokio::time::sleep(AGAIN).await;
+                    watched.read();
+                    continue;
+                }
+                Err(error) => println!("{error:#}\nwhat ran goes on"),
             }
-            now = again;
-        }
-        if files::names_what_is_made_of_what(&seen, &now) {
-            watched = Watched::read(folder.clone());
-            now = watched.files.look();
-        }
-        seen = now;
-        match turn(&watched, &mut swap).await {
-            Ok(turn) => turn
-                .swapped
-                .iter()
-                .for_each(|swapped| println!("{swapped} in {:.1} s{}", saved.elapsed().as_secs_f32(), turn.times())),
-            Err(error) => println!("{error:#}\nwhat ran goes on"),
+            break;
         }
     }
 }
 
-/// What is watched.
-struct Watched {
-    /// Or why they cannot be built.
-    sources: anyhow::Result<Vec<Source>>,
-    files: Files,
-}
-
-impl Watched {
-    fn read(folder: PathBuf) -> Self {
-        let sources = Source::below(&folder);
-        let known: &[Source] = sources.as_deref().unwrap_or_default();
-        Self { files: Files::of(&folder, known), sources }
-    }
+/// Whether the same may well succeed a moment later.
+fn passes(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DeployError::Busy(_) | DeployError::Unavailable(_) | DeployError::Moved))
 }
 
 /// What came of a save.
@@ -83,23 +76,28 @@ struct Turn {
 }
 
 impl Turn {
-    fn times(&self) -> String {
-        format!(" ({:.1} s to build, {:.1} s to prepare)", self.built.as_secs_f32(), self.prepared.as_secs_f32())
+    fn print(&self, saved: Instant) {
+        let (all, built, prepared) = (saved.elapsed().as_secs_f32(), self.built.as_secs_f32(), self.prepared.as_secs_f32());
+        for swapped in &self.swapped {
+            println!("{swapped} in {all:.1} s ({built:.1} s to build, {prepared:.1} s to prepare)");
+        }
     }
 }
 
 async fn turn(watched: &Watched, swap: &mut Swap) -> anyhow::Result<Turn> {
-    let sources = match &watched.sources {
-        Ok(sources) => sources.clone(),
-        Err(error) => anyhow::bail!("{error:#}"),
-    };
+    let sources = watched.sources()?;
+    let names: BTreeSet<String> = sources.iter().map(|source| source.name.clone()).collect();
     let begun = Instant::now();
-    tokio::task::spawn_blocking(move || build(&sources)).await??;
+    build(sources).await?;
     let built = begun.elapsed();
-    let (swapped, prepared) = swap.swap().await?;
+    let (swapped, prepared) = swap.swap(&names).await?;
     Ok(Turn { swapped, built, prepared })
 }
 
-fn build(sources: &[Source]) -> anyhow::Result<()> {
-    build::build(sources, build::Options { release: false, show: true }).map(drop)
+/// Builds; if nobody waits for it any more, the compiler ends.
+async fn build(sources: Vec<Source>) -> anyhow::Result<()> {
+    let leash = Leash::default();
+    let _hand = leash.hand();
+    let options = build::Options { release: false, show: true, leash: Some(leash) };
+    tokio::task::spawn_blocking(move || build::build(&sources, &options).map(drop)).await?
 }

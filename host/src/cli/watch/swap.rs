@@ -1,8 +1,9 @@
-//! New revisions in the place of those that run: what changed is deployed, as `tidemill deploy` does it.
+//! New revisions in the place of those that run. The folder is the truth: what it has not got goes out of service, in the same switch.
 
-use super::super::{actor, dev::create_missing_topics, plan::Plan};
+use super::super::dev::{create_missing_topics, with_way_out};
+use super::super::{actor, plan::Plan};
 use crate::config::{Config, KafkaAccess};
-use crate::fleet::{Administration, Deployer, Order, Report};
+use crate::fleet::{Administration, DeployError, Deployer, Order, Report};
 use crate::kafka::topics::Topics;
 use crate::store::operate::{Actor, Via};
 use std::collections::BTreeSet;
@@ -13,7 +14,9 @@ use std::time::Duration;
 /// What swapping works on.
 pub(in crate::cli) struct Swap {
     /// The handlers' folder.
-    pub(in crate::cli) folder: PathBuf,
+    folder: PathBuf,
+    /// The data folder, for what only a new beginning mends.
+    data: PathBuf,
     installation: String,
     revision_size: u64,
     deployer: Deployer,
@@ -22,8 +25,6 @@ pub(in crate::cli) struct Swap {
     order: Order,
     /// Those that were made.
     topics: Topics,
-    /// The handlers that came from the folder.
-    handlers: BTreeSet<String>,
 }
 
 /// A handler that runs another revision than before.
@@ -47,6 +48,7 @@ impl Swap {
     ) -> anyhow::Result<Self> {
         Ok(Self {
             folder: config.handlers()?.to_owned(),
+            data: config.data_dir().to_owned(),
             installation: config.installation().to_owned(),
             revision_size: config.revision_size(),
             deployer: deployer.clone(),
@@ -57,33 +59,27 @@ impl Swap {
                 note: Some("saved while `dev --watch` ran".to_owned()),
             },
             topics: plan.topics()?.on_one_broker(),
-            handlers: names(plan),
         })
     }
 
-    /// Brings what runs to what the folder has now, all together or not at all; also says how long preparing it took.
-    pub(in crate::cli) async fn swap(&mut self) -> anyhow::Result<(Vec<Swapped>, Duration)> {
+    /// Brings what runs to what the folder has now, all together or not at all; also says how long preparing it took. `built`: the handlers
+    /// that were built for it. If the folder has others by now, it waits for its next turn.
+    pub(super) async fn swap(&mut self, built: &BTreeSet<String>) -> anyhow::Result<(Vec<Swapped>, Duration)> {
         let plan = Plan::load(&self.folder, &self.installation)?;
+        if plan.handlers.iter().map(|handler| &handler.manifest.name).ne(built) {
+            return Err(DeployError::Busy("handlers came or went while the others were built".to_owned()).into());
+        }
         let topics = plan.topics()?.on_one_broker();
         if topics != self.topics {
             create_missing_topics(&self.kafka, &topics).await?;
             self.topics = topics;
         }
         let bundles = plan.bundles(self.revision_size)?;
-        let report = self.deployer.deploy(&bundles, &self.order, Some(&self.administration)).await?;
+        let report = self.deployer.exactly(&bundles, &self.order, Some(&self.administration)).await;
+        let report = report.map_err(|error| with_way_out(error.into(), &self.data))?;
         let prepared = Duration::from_secs_f64(report.prepared_ms.max(0.0) / 1_000.0);
-        let mut swapped = changes(report);
-        let now = names(&plan);
-        for gone in self.handlers.difference(&now) {
-            swapped.extend(changes(self.deployer.undeploy(gone, &self.order).await?));
-        }
-        self.handlers = now;
-        Ok((swapped, prepared))
+        Ok((changes(report), prepared))
     }
-}
-
-fn names(plan: &Plan) -> BTreeSet<String> {
-    plan.handlers.iter().map(|handler| handler.manifest.name.clone()).collect()
 }
 
 fn changes(report: Report) -> Vec<Swapped> {

@@ -71,20 +71,15 @@ impl Run {
 
     /// Starts a serving command and waits for its ready line.
     pub async fn serve(&self) -> Host {
+        self.begin().ready().await
+    }
+
+    /// Starts a serving command.
+    pub fn begin(&self) -> Host {
         let mut child = self.start();
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
-        let mut host = Host { child, stdout: stdout.clone(), stderr, http: String::new(), admin: String::new(), kafka: None };
-        let ready = tokio::task::spawn_blocking(move || stdout.line("ready ", super::PATIENCE)).await.unwrap();
-        let Some(ready) = ready else {
-            let _ = host.child.kill();
-            panic!("the host did not get ready");
-        };
-        let part = |name: &str| ready.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned);
-        host.http = part("http=").expect("the ready line names http=");
-        host.admin = part("admin=").expect("the ready line names admin=");
-        host.kafka = part("kafka=");
-        host
+        Host { child, stdout, stderr, http: String::new(), admin: String::new(), kafka: None }
     }
 }
 
@@ -113,6 +108,21 @@ pub struct Host {
 }
 
 impl Host {
+    /// Waits for its ready line, which says where it is.
+    pub async fn ready(mut self) -> Self {
+        let stdout = self.stdout.clone();
+        let ready = tokio::task::spawn_blocking(move || stdout.line("ready ", super::PATIENCE)).await.unwrap();
+        let Some(ready) = ready else {
+            let _ = self.child.kill();
+            panic!("the host did not get ready");
+        };
+        let part = |name: &str| ready.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned);
+        self.http = part("http=").expect("the ready line names http=");
+        self.admin = part("admin=").expect("the ready line names admin=");
+        self.kafka = part("kafka=");
+        self
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.stderr.so_far()

@@ -68,6 +68,11 @@ pub(super) fn check(schema: &str, earlier: &[Migration], new: &[Migration], cons
                 continue;
             }
         };
+        if statements.is_empty() {
+            // Once it is recorded, what was meant to be in it could not come any more.
+            let what = What::Refused("the file has no statement yet: write it, or remove the file".to_owned());
+            findings.push(Finding { file: file.clone(), line: 1, statement: "(nothing)".to_owned(), what });
+        }
         let mut check = FileCheck::new(schema, consent, &mut history);
         for statement in &statements {
             check.statement(statement, statements.len());

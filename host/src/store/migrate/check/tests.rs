@@ -33,6 +33,16 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
+fn c18_a_file_without_a_statement_is_not_applied() {
+    for text in ["", " \n", "-- later\n", ";", "/* DROP TABLE tasks */"] {
+        assert!(refused(text).contains("no statement yet"), "{text:?}");
+    }
+    let earlier =
+        check("app", &[migration(1, "was_applied", "")], &[migration(2, "new", "CREATE TABLE t (id int)")], &Consent::default());
+    assert_eq!(earlier, []);
+}
+
+#[test]
 fn c18_what_breaks_the_running_revision_is_named_by_its_rule() {
     for (text, rule) in [
         ("DROP TABLE tasks", "drop-table"),
@@ -92,8 +102,6 @@ fn c18_what_breaks_the_running_revision_is_named_by_its_rule() {
 #[test]
 fn c18_what_only_expands_passes() {
     for text in [
-        "",
-        "-- nothing\n;;",
         "CREATE TABLE more (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), task uuid NOT NULL REFERENCES tasks); CREATE INDEX ON more (task); \
          ALTER TABLE more ENABLE ROW LEVEL SECURITY; ALTER TABLE more ADD COLUMN x int NOT NULL, ADD CHECK (x > 0), ALTER x SET NOT NULL; \
          CREATE POLICY p ON more AS RESTRICTIVE USING (true); ALTER POLICY p ON more USING (false); DROP POLICY p ON more; \
