@@ -100,7 +100,7 @@ impl Arena {
 
     /// One round, on empty tables.
     async fn round(&self, who: Who, time: Duration) -> anyhow::Result<Round> {
-        self.client.batch_execute("TRUNCATE tidemill.outbox, todo.tasks").await?;
+        self.client.batch_execute("TRUNCATE tidemill.outbox, todo.tasks CASCADE").await?;
         self.client.batch_execute("CHECKPOINT").await?;
         let meter = Meter::start(self.pid(who)?, self.postmaster()?)?;
         let load = self.run(who, time).await.with_context(|| who.name())?;
