@@ -237,11 +237,19 @@ async fn fifty(report: &mut Report) -> anyhow::Result<()> {
     for number in 0..FIFTY {
         let folder = many.join(format!("probe-{number}"));
         std::fs::create_dir_all(&folder)?;
-        let name = format!("name = \"probe-{number}\"\napp = \"probe\"");
-        std::fs::write(
-            folder.join("handler.toml"),
-            text.replace("name = \"probe\"", &name).replace("/open", &format!("/open/{number}")),
-        )?;
+        let mut manifest: toml::Table = text.parse()?;
+        manifest.insert("name".into(), format!("probe-{number}").into());
+        // The tables are there, and a group or a route is one handler's.
+        for key in ["migrations", "topic", "topics"] {
+            manifest.remove(key);
+        }
+        let route = toml::Table::from_iter([
+            ("method".to_owned(), "GET".into()),
+            ("path".to_owned(), format!("/open/{number}").into()),
+            ("auth".to_owned(), "none".into()),
+        ]);
+        manifest.insert("http".into(), toml::Value::Array(vec![route.into()]));
+        std::fs::write(folder.join("handler.toml"), manifest.to_string())?;
         // Each its own component.
         std::fs::write(folder.join("probe.wasm"), [component.clone(), section(&format!("n{number:02}"))].concat())?;
     }
