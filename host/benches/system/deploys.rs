@@ -5,7 +5,7 @@ use crate::create::lua;
 use crate::load::{CONNECTIONS, Load, wrk};
 use crate::machine;
 use crate::process::Process;
-use crate::report::{Report, grouped, median, ms, say};
+use crate::report::{Report, grouped, median, ms, ratio, say};
 use crate::site::{PRODUCT, Site};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -82,26 +82,16 @@ async fn under_load(sizes: &Sizes, report: &mut Report) -> anyhow::Result<()> {
         deploy(&driver, bundles).await?;
     }
     let warm = wrk(&url, sizes.warm_up, Some(&requests)).await?;
-    say(&format!("deploys: {} s of load without any", sizes.deploys.as_secs()));
-    let without = wrk(&url, sizes.deploys, Some(&requests)).await?;
-    say(&format!("deploys: {} s of load with one every second", sizes.deploys.as_secs()));
-    let mut times = Vec::new();
-    let switching = async {
-        let until = Instant::now() + sizes.deploys - Duration::from_secs(1);
-        for bundles in both.iter().cycle() {
-            if Instant::now() >= until {
-                break;
-            }
-            let (made, took) = deploy(&driver, bundles).await?;
-            anyhow::ensure!(made.changed && made.replicas.iter().all(|replica| replica.loaded), "{made:?}");
-            times.push(took.as_secs_f64() * 1e6);
-            tokio::time::sleep(Duration::from_secs(1).saturating_sub(took)).await;
-        }
-        anyhow::Ok(())
-    };
-    let (with, switched) = tokio::join!(wrk(&url, sizes.deploys, Some(&requests)), switching);
-    let with = with?;
-    switched?;
+    let (mut without, mut with, mut times) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=sizes.rounds {
+        say(&format!("deploys: load without any, round {round} of {}", sizes.rounds));
+        without.push(wrk(&url, sizes.deploys, Some(&requests)).await?);
+        say(&format!("deploys: load with one every second, round {round} of {}", sizes.rounds));
+        let (load, switched) =
+            tokio::join!(wrk(&url, sizes.deploys, Some(&requests)), switching(&driver, &both, sizes.deploys, &mut times));
+        with.push(load?);
+        switched?;
+    }
     say(&format!("deploys: {} s of load while components compile", sizes.deploys.as_secs()));
     let (mut compiled, mut busy) = (0u32, Duration::ZERO);
     let compiling = async {
@@ -116,33 +106,71 @@ async fn under_load(sizes: &Sizes, report: &mut Report) -> anyhow::Result<()> {
     let (beside, compiling) = tokio::join!(wrk(&url, sizes.deploys, Some(&requests)), compiling);
     let beside = beside?;
     compiling?;
-    let answered = warm.count + without.count + with.count + beside.count;
+    let answered = [&warm, &beside].into_iter().chain(&without).chain(&with).map(|load| load.count).sum();
     let exact = settled(&site, answered).await?;
-    let row =
-        |name: &str, load: &Load| vec![name.to_owned(), grouped(load.rate), grouped(load.count), ms(load.p50), ms(load.p99)];
+    let row = |name: &str, loads: &[Load]| {
+        let of = |figure: fn(&Load) -> f64| median(loads.iter().map(figure));
+        let count = loads.iter().map(|load| load.count).sum();
+        vec![name.to_owned(), grouped(of(|load| load.rate)), grouped(count), ms(of(|load| load.p50)), ms(of(|load| load.p99))]
+    };
+    report.line(&format!(
+        "{CONNECTIONS} connections, {} alternating rounds of {} s, medians.\n",
+        sizes.rounds,
+        sizes.deploys.as_secs()
+    ));
     report.table(
         &["task create", "a second", "requests", "p50", "p99"],
         &[
             row("without deploys", &without),
             row("with a switch every second", &with),
-            row("while components compile without a pause", &beside),
+            row("while components compile without a pause", &[beside]),
         ],
     );
+    let pairs =
+        |figure: fn(&Load) -> f64| ratio(with.iter().zip(&without).map(|(with, without)| (figure(with), figure(without))));
     report.line(&format!(
-        "{} deploys of five handlers each, {} each (median; longest {}). p99 with ÷ without: {:.2}. None failed; {exact}.",
+        "\n- p99 with a switch every second ÷ without: **{}** (target: at most 1.5); rate: {}",
+        pairs(|load| load.p99),
+        pairs(|load| load.rate)
+    ));
+    report.line(&format!(
+        "- {} deploys of five handlers each, {} each (median; longest {}). None failed; {exact}.",
         times.len(),
         ms(median(times.iter().copied())),
         ms(times.iter().copied().fold(0.0, f64::max)),
-        with.p99 / without.p99,
     ));
+    let usual = |figure: fn(&Load) -> f64| median(without.iter().map(figure));
     report.line(&format!(
-        "{compiled} deploys of five new components each, {:.1} s each: p99 beside compiling ÷ without: {:.2}, rate {:.2}.",
+        "- {compiled} deploys of five new components each, {:.1} s each: p99 beside compiling ÷ without: {:.2}, rate {:.2}.\n",
         busy.as_secs_f64() / f64::from(compiled.max(1)),
-        beside.p99 / without.p99,
-        beside.rate / without.rate,
+        beside.p99 / usual(|load| load.p99),
+        beside.rate / usual(|load| load.rate),
     ));
     product.stop().await?;
     site.end().await
+}
+
+/// Deploys the two sets of revisions in turn, one every second.
+async fn switching(
+    driver: &(Deployer, Administration),
+    both: &[Vec<Bundle>; 2],
+    time: Duration,
+    times: &mut Vec<f64>,
+) -> anyhow::Result<()> {
+    let until = Instant::now() + time - Duration::from_secs(1);
+    for bundles in both.iter().cycle() {
+        if Instant::now() >= until {
+            break;
+        }
+        let (made, took) = deploy(driver, bundles).await?;
+        // The first one of a round may find what the round before has left.
+        anyhow::ensure!(made.replicas.iter().all(|replica| replica.loaded), "{made:?}");
+        if made.changed {
+            times.push(took.as_secs_f64() * 1e6);
+        }
+        tokio::time::sleep(Duration::from_secs(1).saturating_sub(took)).await;
+    }
+    Ok(())
 }
 
 /// Waits until every task has its audit row, and counts what is lost, repeated or failed. So many requests were answered with success; those under
@@ -185,9 +213,10 @@ async fn over_replicas(report: &mut Report) -> anyhow::Result<()> {
     deploy(&driver, &both[1]).await?;
     let url = format!("{}/open", replicas[0].said("http")?);
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let (mut switches, mut rollbacks, mut first, mut tenth) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut switches, mut rollbacks, mut first, mut tenth, mut rested) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..SWITCHES {
-        let (made, _) = deploy(&driver, &both[number % 2]).await?;
+        let (made, took) = deploy(&driver, &both[number % 2]).await?;
         switches.push((made.switched_ms + made.loaded_ms) * 1e3);
         for call in 1..=CALLS {
             let begun = Instant::now();
@@ -199,6 +228,11 @@ async fn over_replicas(report: &mut Report) -> anyhow::Result<()> {
                 _ => {}
             }
         }
+        // What a call costs that comes after the same time in which nothing was asked, without a switch.
+        tokio::time::sleep(took).await;
+        let begun = Instant::now();
+        client.get(&url).send().await?.error_for_status()?.bytes().await?;
+        rested.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     for _ in 0..SWITCHES {
         let begun = Instant::now();
@@ -214,6 +248,7 @@ async fn over_replicas(report: &mut Report) -> anyhow::Result<()> {
         row("rollback, from the call to its answer", &rollbacks),
         row("first call after a switch", &first),
         row("tenth call", &tenth),
+        row("a call after as long a pause, without a switch", &rested),
     ];
     report.table(&["three replicas", "median", "longest"], &rows);
     report.line(&format!(

@@ -90,7 +90,7 @@ const FULL: Sizes = Sizes {
     jobs_many: 10_000_000,
     tasks_few: 10_000,
     tasks_many: 10_000_000,
-    deploys: Duration::from_secs(60),
+    deploys: Duration::from_secs(30),
 };
 
 const QUICK: Sizes = Sizes {

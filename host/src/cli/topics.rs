@@ -5,7 +5,7 @@ use super::with_runtime;
 use crate::config::{self, Command as Name, Config, KafkaAccess};
 use crate::engine::Registry;
 use crate::fleet;
-use crate::kafka::topics::{Applied, Cluster, Outcome, Plan, Step};
+use crate::kafka::topics::{Applied, Cluster, Outcome, Plan, Step, Topics};
 use crate::telemetry::Board;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value as Json, json};
@@ -67,23 +67,29 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 pub(super) async fn watch(kafka: Arc<KafkaAccess>, registry: Arc<Registry>, board: Arc<Board>, stop: watch::Receiver<bool>) {
     let (mut changes, mut stopped) = (registry.changes(), stop.clone());
     while !*stopped.borrow() {
-        let handlers = registry.handlers();
+        let topics = used(&registry);
         let checked = async {
-            match fleet::topics(handlers.iter().map(|handler| &handler.manifest)) {
-                Ok(topics) if !handlers.is_empty() => {
-                    crate::kafka::topics::watch(kafka.clone(), topics, board.clone(), stop.clone()).await
-                }
-                Ok(_) => {}
-                Err(error) => tracing::error!("the topics are not checked: {error:#}"),
+            if let Some(topics) = topics.clone() {
+                crate::kafka::topics::watch(kafka.clone(), topics, board.clone(), stop.clone()).await;
             }
             std::future::pending::<()>().await;
         };
+        // Most switches change no topic: asking the brokers anew would only cost the handlers that are switched.
+        let changed = async { while changes.changed().await.is_ok() && used(&registry) == topics {} };
         tokio::select! {
             () = checked => {}
-            _ = changes.changed() => {}
+            () = changed => {}
             _ = stopped.changed() => {}
         }
     }
+}
+
+/// The topics of the active handlers; none if there is no handler, or they can't be checked.
+fn used(registry: &Registry) -> Option<Topics> {
+    let handlers = registry.handlers();
+    let topics = fleet::topics(handlers.iter().map(|handler| &handler.manifest));
+    let topics = topics.inspect_err(|error| tracing::error!("the topics are not checked: {error:#}")).ok();
+    topics.filter(|_| !handlers.is_empty())
 }
 
 /// The answer for people: a line for each step and each topic without one, the warnings, a summary.
