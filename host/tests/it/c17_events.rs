@@ -34,9 +34,16 @@ async fn c17_no_state_passes_from_one_batch_of_events_to_another_or_between_revi
 
 #[tokio::test]
 async fn c18_a_batch_under_way_ends_on_the_revision_that_it_began_with() {
-    let mut world = World::probe(Kind::Embedded).await.bare().await;
+    let world = World::probe(Kind::Embedded).await;
+    world.handlers.limit("probe", "wall", "60s");
+    let mut world = world.bare().await;
+    // Both are compiled before, so that the switch is over long before the batch.
+    for marked in [true, false] {
+        world.deploy().await;
+        world.mark_probe(marked);
+    }
     world.deploy().await;
-    world.query_after("slow", 4_000).await;
+    world.query_after("slow", 8_000).await;
     world.until_pending().await;
     world.mark_probe(true);
     world.deploy().await;

@@ -192,9 +192,16 @@ async fn c18_switching_three_replicas_under_load_loses_repeats_and_fails_nothing
 
 #[tokio::test]
 async fn c18_running_invocations_end_on_the_revision_that_they_began_with() {
-    let mut world = World::probe(Kind::Embedded).await.bare().await;
+    let world = World::probe(Kind::Embedded).await;
+    world.handlers.limit("probe", "wall", "60s");
+    let mut world = world.bare().await;
+    // Both are compiled before, so that the switch is over long before the request.
+    for marked in [true, false] {
+        world.deploy().await;
+        world.mark_probe(marked);
+    }
     world.deploy().await;
-    let body = json!({ "id": "slow", "ms": 1500 });
+    let body = json!({ "id": "slow", "ms": 8_000 });
     let request = tokio::spawn(world.request("alice", "POST", "/probe/insert-then-sleep-then-query").json(&body).send());
     world.until_pending().await;
     world.mark_probe(true);
