@@ -11,9 +11,14 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// How many log lines are kept for a test that fails.
 const LINES: usize = 60;
+
+/// How often, and how far apart, the log is looked at for lines that are still to come.
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What stands in front of them.
 pub(crate) const LAST_LINES: &str = "the host's last log lines";
@@ -114,9 +119,17 @@ impl Process {
         let _ = self.write(&Call { id, host, order });
     }
 
-    /// The last lines of the child's log.
+    /// The last lines of the child's log. What it wrote before its last answer may still be on its way: it is waited for until nothing more comes.
     pub(crate) fn log(&self) -> String {
-        self.shared.log()
+        let mut log = self.shared.log();
+        for _ in 0..LOOKS {
+            std::thread::sleep(LOOK);
+            let before = std::mem::replace(&mut log, self.shared.log());
+            if log == before && !log.is_empty() {
+                break;
+            }
+        }
+        log
     }
 
     fn write(&self, call: &Call) -> Result<()> {
