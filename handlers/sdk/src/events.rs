@@ -277,6 +277,6 @@ mod tests {
         let mut event = testing::event(0, "t", &json!({}));
         assert_eq!(event.time().to_string(), "2026-02-10T09:30:00Z");
         event.inner.time = None;
-        assert_eq!(event.time().to_string(), "2026-02-10T09:30:00.001Z");
+        assert_eq!(event.time().to_string(), "2026-02-10T09:30:00.001000Z");
     }
 }

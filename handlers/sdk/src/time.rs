@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A point in time in microseconds since 1970-01-01T00:00:00Z.
 ///
-/// In JSON it is RFC 3339 text in UTC; in SQL it is a `timestamptz`.
+/// In JSON it is RFC 3339 text in UTC, without a fraction for a whole second and with all six digits otherwise, as the host writes the
+/// time of an event; in SQL it is a `timestamptz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -48,7 +49,9 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_jiff().fmt(f)
+        let time = self.to_jiff();
+        // Never five digits for what ends in a zero: texts of one column then have one width, and sort like their times.
+        if time.subsec_nanosecond() == 0 { time.fmt(f) } else { write!(f, "{time:.6}") }
     }
 }
 
@@ -103,6 +106,9 @@ mod tests {
         let time = Timestamp::from_micros(1_770_715_800_123_456);
         assert_eq!(serde_json::to_string(&time).unwrap(), "\"2026-02-10T09:30:00.123456Z\"");
         assert_eq!(serde_json::from_str::<Timestamp>("\"2026-02-10T10:30:00.123456+01:00\"").unwrap(), time);
+        assert_eq!(Timestamp::from_micros(1_770_715_800_123_450).to_string(), "2026-02-10T09:30:00.123450Z");
+        assert_eq!(Timestamp::from_micros(1_770_715_800_100_000).to_string(), "2026-02-10T09:30:00.100000Z");
+        assert_eq!(Timestamp::from_micros(1_770_715_800_000_000).to_string(), "2026-02-10T09:30:00Z");
         assert!(serde_json::from_str::<Timestamp>("\"soon\"").is_err());
         assert!(serde_json::from_str::<Timestamp>("17").is_err());
     }
