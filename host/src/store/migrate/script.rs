@@ -111,9 +111,32 @@ fn offset(text: &str, at: Location) -> usize {
     text[start..].char_indices().nth(column.saturating_sub(1)).map_or(text.len(), |(at, _)| start + at)
 }
 
-/// `{{role:orders}}` as a quoted name, which parsers read.
+/// `{{role:orders}}` as a quoted name, which parsers read. All other braces are the text's own: `'{"a":{"b":1}}'`, `'{{1,2},{3,4}}'`.
 fn stand_ins(text: &str) -> String {
-    text.replace("{{", "\"{{").replace("}}", "}}\"")
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("{{") {
+        out.push_str(before);
+        rest = match placeholder(after) {
+            Some((name, tail)) => {
+                out.push_str(&format!("\"{{{{{name}}}}}\""));
+                tail
+            }
+            None => {
+                out.push_str("{{");
+                after
+            }
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The name at the beginning of what follows `{{`, if it is one, and what follows its `}}`.
+fn placeholder(after: &str) -> Option<(&str, &str)> {
+    let (name, tail) = after.split_once("}}")?;
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-:".contains(&byte));
+    (plain && name.contains(':')).then_some((name, tail))
 }
 
 /// Replaces `"{{name}}"` by what it stands for, a name in quotes.
@@ -121,13 +144,17 @@ fn expand(text: &str, names: &BTreeMap<String, String>) -> anyhow::Result<String
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("\"{{") {
-        let (name, tail) = after.split_once("}}\"").context("`{{` without `}}`")?;
-        let value = names.get(name).with_context(|| {
+        out.push_str(before);
+        let found = placeholder(after).and_then(|(name, tail)| Some((name, tail.strip_prefix('"')?)));
+        let Some((name, tail)) = found else {
+            out.push_str("\"{{");
+            rest = after;
+            continue;
+        };
+        out.push_str(names.get(name).with_context(|| {
             let known: Vec<_> = names.keys().map(|k| format!("{{{{{k}}}}}")).collect();
             format!("`{{{{{name}}}}}` stands for nothing here; known are {}", known.join(", "))
-        })?;
-        out.push_str(before);
-        out.push_str(value);
+        })?);
         rest = tail;
     }
     out.push_str(rest);
@@ -145,6 +172,20 @@ mod tests {
         assert_eq!(expanded("GRANT SELECT ON o TO {{role:orders}};").unwrap(), "GRANT SELECT ON o TO \"x_h_orders\"");
         let error = expanded("GRANT SELECT ON o TO {{role:order}};").unwrap_err().to_string();
         assert!(error.contains("{{role:order}}") && error.contains("{{role:orders}}"), "{error}");
+    }
+
+    #[test]
+    fn braces_that_are_no_placeholder_stay_as_they_are() {
+        let names = BTreeMap::from([("role:orders".to_owned(), "\"x_h_orders\"".to_owned())]);
+        for text in [
+            r#"INSERT INTO o (doc) VALUES ('{"a":{"b":{"c":1}}}')"#,
+            "INSERT INTO o (grid) VALUES ('{{1,2},{3,4}}'), ('{{a}}')",
+            r#"INSERT INTO o (doc) VALUES ('{"{{x}}":"}}"}')"#,
+        ] {
+            assert_eq!(statements(text).unwrap()[0].expanded(&names).unwrap(), text);
+        }
+        let both = "CREATE POLICY p ON o TO {{role:orders}} USING (grid <> '{{1}}')";
+        assert_eq!(statements(both).unwrap()[0].expanded(&names).unwrap(), both.replace("{{role:orders}}", "\"x_h_orders\""));
     }
 
     #[test]
