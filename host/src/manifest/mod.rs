@@ -21,7 +21,7 @@ use crate::config::units::{parse_duration, parse_size};
 pub use limits::Limits;
 pub use load::{Loaded, MANIFEST_FILE, Part, check_together, load_dir, load_paths, manifest_files, migrations_by_app};
 pub use migrations::{MIGRATIONS_DIR, Migration};
-pub use names::{check_name, check_topic, owner_role, role};
+pub use names::{check_name, check_topic, owner_role, role, shape};
 use reader::{Section, Source};
 pub use retry::Retry;
 

@@ -131,7 +131,7 @@ pub(super) fn path(text: &str) -> Result<String, String> {
 }
 
 /// A path with its parameters' names left out: two routes with the same shape match the same requests.
-pub(super) fn shape(path: &str) -> String {
+pub fn shape(path: &str) -> String {
     let segments = path.split('/').map(|segment| match segment.strip_prefix('{') {
         Some(rest) if rest.starts_with('*') => "{*}",
         Some(_) => "{}",

@@ -1,7 +1,7 @@
 //! The header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): what it may look like, which request it stands for, and what is
 //! answered when it does not fit.
 
-use crate::engine::Match;
+use crate::manifest::shape;
 use crate::problem::Problem;
 use crate::store::{RequestKey, digest};
 use axum::http::request::Parts;
@@ -25,7 +25,7 @@ pub(super) fn given(method: &Method, headers: &HeaderMap) -> Result<Option<Strin
 }
 
 /// The request as its key is known by.
-pub(super) fn of_request(key: String, parts: &Parts, found: &Match, subject: Option<&str>, body: &[u8]) -> RequestKey {
+pub(super) fn of_request(key: String, parts: &Parts, route: &str, subject: Option<&str>, body: &[u8]) -> RequestKey {
     let types = parts.headers.get_all(header::CONTENT_TYPE).iter().flat_map(|value| [value.as_bytes(), b"\n"]);
     let fingerprint = digest([
         Some(parts.method.as_str().as_bytes()),
@@ -37,7 +37,8 @@ pub(super) fn of_request(key: String, parts: &Parts, found: &Match, subject: Opt
     RequestKey {
         subject: subject.unwrap_or_default().to_owned(),
         method: parts.method.to_string(),
-        route: found.route.to_string(),
+        // A revision that only calls a parameter by another name has the same route: a key lives through a deploy.
+        route: shape(route),
         key,
         fingerprint,
     }
@@ -154,6 +155,16 @@ mod tests {
         }
         assert_eq!(parse(&"k".repeat(256)), None);
         assert_eq!(parse(&format!("\"{}\"", "k".repeat(256))), None);
+    }
+
+    #[test]
+    fn c03_a_key_outlives_a_revision_that_calls_a_parameter_by_another_name() {
+        let request = axum::http::Request::post("/orders/7/pay").body(()).unwrap();
+        let (parts, ()) = request.into_parts();
+        let key = |route| of_request("k".to_owned(), &parts, route, Some("ann"), b"{}");
+        let (before, after) = (key("/orders/{id}/pay"), key("/orders/{order}/pay"));
+        assert_eq!((before.route, before.fingerprint), (after.route, after.fingerprint));
+        assert_ne!(key("/orders/{id}/pay").route, key("/orders/{id}/{verb}").route);
     }
 
     #[test]

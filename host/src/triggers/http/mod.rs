@@ -94,7 +94,7 @@ impl HttpTrigger {
         // Whoever sends too slowly must not hold a permit for ever.
         let arrived = tokio::time::timeout(found.handler.manifest.limits.wall, read_body(body, limit)).await;
         let body = arrived.unwrap_or_else(|_| Err(too_slow())).map_err(blame)?;
-        let key = key.map(|key| key::of_request(key, &parts, &found, subject.as_deref(), &body));
+        let key = key.map(|key| key::of_request(key, &parts, &found.route, subject.as_deref(), &body));
         let guest = GuestRequest {
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
