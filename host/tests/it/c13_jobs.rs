@@ -95,6 +95,33 @@ async fn c13_jobs_of_a_key_that_are_due_together_keep_the_order_of_their_times()
     assert_eq!(fired, (0..50).map(|number| json!(format!("job-{number}"))).collect::<Vec<_>>());
 }
 
+#[tokio::test]
+async fn c13_jobs_are_fired_by_their_bytes_as_well_as_by_their_number() {
+    let world = World::probe(Kind::Embedded).await;
+    world.prepared().await;
+    // No host runs that could fire them or send what they publish.
+    let sql = world.sql().await;
+    let large = "INSERT INTO tidemill.jobs (app, name, handler, due, bucket, topic, event)
+        SELECT 'probe', 'job-' || n, 'probe', clock_timestamp() - interval '1 min' + n * interval '1 ms', 0, 'out', convert_to(repeat('x', 921600), 'UTF8')
+          FROM generate_series(1, 50) n";
+    sql.batch_execute(large).await.unwrap();
+    let fire = "SELECT coalesce(cardinality(late), 0), next_single <= moment FROM tidemill.fire_jobs(1000, '-infinity')";
+    let mut rounds = Vec::new();
+    loop {
+        let row = sql.query_one(fire, &[]).await.unwrap();
+        rounds.push(row.get::<_, i32>(0));
+        if row.get::<_, Option<bool>>(1) != Some(true) {
+            break;
+        }
+    }
+    assert_eq!(rounds, [19, 19, 12], "16 MiB at once, and the one with which they are reached");
+    assert_eq!(world.count("SELECT count(*) FROM tidemill.outbox").await, 50);
+    let huge = "INSERT INTO tidemill.jobs (app, name, handler, due, bucket, topic, event)
+        VALUES ('probe', 'huge', 'probe', clock_timestamp(), 0, 'out', convert_to(repeat('x', 20 << 20), 'UTF8'))";
+    sql.batch_execute(huge).await.unwrap();
+    assert_eq!(sql.query_one(fire, &[]).await.unwrap().get::<_, i32>(0), 1, "one at least");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c13_an_event_of_a_batch_is_the_cause_of_its_job() {
     let mut world = World::with_probe().await;

@@ -14,7 +14,7 @@ const PINNED: &str = "SET enable_bitmapscan = off; SET enable_seqscan = off; SET
 const FIRE: &str = "SELECT late, moment, next_single, next_repeating FROM tidemill.fire_jobs($1, $2)";
 
 const CLAIM_REPEATING: &str = "\
-    SELECT app, name, due, period, cron, time_zone, missed, now() FROM tidemill.jobs \
+    SELECT app, name, due, period, cron, time_zone, missed, now(), octet_length(event) AS size FROM tidemill.jobs \
     WHERE repeats AND due <= now() ORDER BY due LIMIT $1 FOR UPDATE SKIP LOCKED";
 
 /// Publishes events of jobs that this transaction has locked, and moves the jobs on.
@@ -24,6 +24,8 @@ pub(in crate::store) const FIRE_LOCKED: &str = "SELECT tidemill.fire_locked_jobs
 const REPEATING: i64 = 100;
 /// Events of one repeating job in one transaction, when it catches up.
 const CATCH_UP: usize = 500;
+/// Bytes of the events of repeating jobs in one transaction, unless a single one has more: they lie in the server's memory several times over.
+const BYTES: usize = 16 << 20;
 /// When a job is looked at again whose next time cannot be computed, in microseconds.
 const SPOILT_WAITS: i64 = 60 * 1_000_000;
 
@@ -114,10 +116,12 @@ pub(in crate::store) struct Claimed {
     repeats: Option<Repeats>,
     missed: Missed,
     now: i64,
+    /// Bytes of one of its events.
+    size: usize,
 }
 
 impl Claimed {
-    /// Of a row whose first columns are those of a claim.
+    /// Of a row whose first columns are those of a claim. Without a `size`, of jobs that fire once each, theirs does not count.
     pub(in crate::store) fn read(row: &Row) -> Self {
         let (due, now): (Micros, Micros) = (row.get(2), row.get(7));
         let repeats = match (row.get::<_, Option<i64>>(3), row.get(4), row.get(5)) {
@@ -126,7 +130,8 @@ impl Claimed {
             _ => None,
         };
         let missed = Missed::named(row.get(6)).unwrap_or(Missed::Once);
-        Self { app: row.get(0), name: row.get(1), due: due.0, repeats, missed, now: now.0 }
+        let size = row.try_get::<_, i32>("size").ok().and_then(|size| usize::try_from(size).ok()).unwrap_or_default();
+        Self { app: row.get(0), name: row.get(1), due: due.0, repeats, missed, now: now.0, size }
     }
 
     /// Why its next time cannot be computed, if it cannot.
@@ -145,14 +150,20 @@ pub(in crate::store) struct Round {
     at: Vec<Micros>,
     late: Vec<f64>,
     spoilt: Vec<Spoilt>,
+    bytes: usize,
 }
 
 impl Round {
+    /// Adds what a job fires now. A job that has no room any more stays as it is: it is due, so the next round takes it.
     pub(in crate::store) fn add(&mut self, job: Claimed) {
+        if self.bytes >= BYTES {
+            return;
+        }
+        let most = CATCH_UP.min((BYTES - self.bytes) / job.size.max(1));
         let planned = job.repeats.as_ref().map(Repeats::parse).transpose();
         let (fire, next) = match planned {
             Ok(Some(repeat)) => {
-                let plan = repeat.plan(job.missed, job.due, job.now, CATCH_UP);
+                let plan = repeat.plan(job.missed, job.due, job.now, most);
                 (plan.fire, plan.next)
             }
             Ok(None) => (vec![job.due], None),
@@ -165,6 +176,7 @@ impl Round {
         self.names.push(job.name);
         self.nexts.push(next.map(Micros));
         let number = i32::try_from(self.apps.len()).unwrap_or(i32::MAX);
+        self.bytes += fire.len() * job.size;
         for time in fire {
             self.of.push(number);
             self.at.push(Micros(time));
@@ -196,4 +208,33 @@ impl Repeats {
 
 fn unavailable(error: tokio_postgres::Error) -> Unavailable {
     Unavailable(describe(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c13_a_round_is_bounded_by_bytes_and_always_gets_on() {
+        let job = |name: &str, size| Claimed {
+            app: "a".to_owned(),
+            name: name.to_owned(),
+            due: 0,
+            repeats: Some(Repeats::Every(1_000_000)),
+            missed: Missed::All,
+            now: 1_000_000_000,
+            size,
+        };
+        let mut round = Round::default();
+        ["small", "large", "late"].into_iter().zip([10, 1 << 20, 1 << 20]).for_each(|(name, size)| round.add(job(name, size)));
+        assert_eq!(round.of, [vec![1; CATCH_UP], vec![2; 15], vec![3]].concat(), "as many as there is room for");
+        assert_eq!(round.nexts[1], Some(Micros(15_000_000)), "the rest is due in the next round");
+        // No room at all: left as it is.
+        round.bytes = BYTES;
+        round.add(job("later", 1));
+        assert_eq!(round.names, ["small", "large", "late"]);
+        let mut alone = Round::default();
+        alone.add(job("huge", 2 * BYTES));
+        assert_eq!((alone.at.len(), alone.nexts[0]), (1, Some(Micros(1_000_000))), "one at least");
+    }
 }

@@ -18,6 +18,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_secs(1);
 /// The shortest: what is due may be in somebody else's hands for a moment.
 const REST: Duration = Duration::from_millis(10);
+/// It doubles so often while that goes on: to 160 ms.
+const LONGEST_REST: u32 = 4;
 
 /// Where the next look begins. The first one begins at the beginning.
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ pub(super) struct Look {
     back: Option<i64>,
     swept: Option<Instant>,
     looked_back: Option<Instant>,
+    /// So many looks in a row found something due in somebody else's hands, and nothing to fire.
+    in_vain: u32,
 }
 
 impl Look {
@@ -46,18 +50,29 @@ impl Look {
         Some(since.min(rung.unwrap_or(i64::MAX)))
     }
 
-    /// Takes in what a look of up to `batch` jobs has found, and says how long to sleep.
-    pub(super) fn after(&mut self, fired: &Fired, repeated: bool, batch: usize) -> Duration {
+    /// Takes in what a look has found, and says how long to sleep.
+    pub(super) fn after(&mut self, fired: &Fired, repeated: bool) -> Duration {
         let back = fired.moment.saturating_sub(MARGIN);
         self.back = Some(back);
         let due = fired.next_single.filter(|next| *next <= fired.moment);
         self.since = Some(due.unwrap_or(back));
-        if repeated || due.is_some() && fired.late.len() >= batch {
+        if repeated || !fired.late.is_empty() {
+            self.in_vain = 0;
+        }
+        // What is left is not for want of looking: a batch ends where it is large enough.
+        if repeated || due.is_some() && !fired.late.is_empty() {
             return Duration::ZERO;
         }
         let next = [fired.next_single, fired.next_repeating].into_iter().flatten().min();
         let wait = next.map_or(POLL, |next| Duration::from_micros(u64::try_from(next - fired.moment).unwrap_or(0)));
-        wait.clamp(REST, POLL)
+        if wait > REST {
+            self.in_vain = 0;
+            return wait.min(POLL);
+        }
+        // A unit that has changed a job may be open for seconds.
+        let rest = REST * 2u32.pow(self.in_vain);
+        self.in_vain = (self.in_vain + 1).min(LONGEST_REST);
+        rest
     }
 }
 
@@ -75,10 +90,10 @@ mod tests {
     fn c13_a_look_begins_where_something_is_left_and_never_far_ahead_of_now() {
         let (mut look, start) = (Look::default(), Instant::now());
         assert_eq!(look.since(start, None), None, "the first look is a sweep");
-        assert_eq!(look.after(&fired(1_000, Some(90 * SECOND)), false, 1_000), Duration::ZERO, "a full batch, and more is due");
+        assert_eq!(look.after(&fired(1_000, Some(90 * SECOND)), false), Duration::ZERO, "a full batch, and more is due");
         assert_eq!(look.since(start, None), Some(90 * SECOND));
         assert_eq!(look.since(start, Some(7)), Some(7), "scheduled here, due before");
-        look.after(&fired(10, Some(5_000 * SECOND)), false, 1_000);
+        look.after(&fired(10, Some(5_000 * SECOND)), false);
         assert_eq!(look.since(start, None), Some(95 * SECOND), "what others schedule for soon is not missed");
         assert_eq!(look.since(start + SWEEP, None), None);
     }
@@ -87,7 +102,7 @@ mod tests {
     fn c13_a_look_back_finds_what_a_slow_unit_committed_behind_the_others() {
         let (mut look, start) = (Look::default(), Instant::now());
         look.since(start, None);
-        look.after(&fired(1_000, Some(99 * SECOND)), false, 1_000);
+        look.after(&fired(1_000, Some(99 * SECOND)), false);
         assert_eq!(look.since(start, None), Some(99 * SECOND));
         assert_eq!(look.since(start + BACK, None), Some(95 * SECOND));
         assert_eq!(look.since(start + BACK, None), Some(99 * SECOND));
@@ -96,10 +111,13 @@ mod tests {
     #[test]
     fn c13_the_sleep_ends_with_the_next_job_and_never_spins() {
         let mut look = Look::default();
-        assert_eq!(look.after(&fired(0, None), false, 1_000), POLL);
-        assert_eq!(look.after(&fired(0, Some(100 * SECOND + 200_000)), false, 1_000), Duration::from_millis(200));
-        assert_eq!(look.after(&fired(0, Some(99 * SECOND)), false, 1_000), REST, "due, but somebody else has it");
+        assert_eq!(look.after(&fired(0, None), false), POLL);
+        assert_eq!(look.after(&fired(0, Some(100 * SECOND + 200_000)), false), Duration::from_millis(200));
+        let rests = [10, 20, 40, 80, 160, 160].map(Duration::from_millis);
+        assert_eq!(rests.map(|_| look.after(&fired(0, Some(99 * SECOND)), false)), rests, "due, but somebody else has it");
+        assert_eq!(look.after(&fired(1, Some(99 * SECOND)), false), Duration::ZERO);
+        assert_eq!(look.after(&fired(0, Some(99 * SECOND)), false), REST);
         let repeating = Fired { next_repeating: Some(100 * SECOND + 300_000), ..fired(0, None) };
-        assert_eq!(look.after(&repeating, false, 1_000), Duration::from_millis(300));
+        assert_eq!(look.after(&repeating, false), Duration::from_millis(300));
     }
 }

@@ -12,6 +12,7 @@ use crate::store::fleet::Pulse;
 use crate::store::{Fired, JobsDue, Pool, Spoilt, Unavailable};
 use crate::telemetry::{Board, Metrics};
 use look::Look;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -23,6 +24,9 @@ const COUNT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const NOTE: &str = "jobs";
+const SPOILT_NOTE: &str = "repeating jobs";
+/// How long a job is shown whose next time could not be computed; it is tried again each minute.
+const SPOILT_SHOWN: Duration = Duration::from_secs(150);
 
 /// What fires jobs.
 #[derive(Debug, Clone)]
@@ -73,6 +77,7 @@ impl JobsTrigger {
     async fn session(&self, due: &JobsDue, stop: &mut watch::Receiver<bool>) -> Result<(), Unavailable> {
         let mut look = Look::default();
         let mut next_count = Instant::now();
+        let mut spoilt = BTreeMap::new();
         while !*stop.borrow() {
             // A replica whose heart beats late begins nothing.
             tokio::select! {
@@ -82,13 +87,14 @@ impl JobsTrigger {
             let rung = self.bell.take();
             let fired = due.fire(BATCH, look.since(Instant::now(), rung)).await?;
             let repeating = fired.next_repeating.is_some_and(|next| next <= fired.moment);
-            let repeated = if repeating { self.repeat(due).await? } else { false };
+            let repeated = if repeating { self.repeat(due, &mut spoilt).await? } else { false };
             self.note(&fired.late);
             if Instant::now() >= next_count {
                 self.metrics.jobs_waiting.set(due.waiting().await?);
+                self.show(&mut spoilt);
                 next_count = Instant::now() + COUNT;
             }
-            let wait = look.after(&fired, repeated, BATCH as usize);
+            let wait = look.after(&fired, repeated);
             self.bell.plan(next(&fired));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -100,17 +106,28 @@ impl JobsTrigger {
     }
 
     /// Fires repeating jobs; whether any event came of it.
-    async fn repeat(&self, due: &JobsDue) -> Result<bool, Unavailable> {
-        let (late, spoilt) = due.fire_repeating().await?;
+    async fn repeat(&self, due: &JobsDue, spoilt: &mut SpoiltJobs) -> Result<bool, Unavailable> {
+        let (late, found) = due.fire_repeating().await?;
         self.note(&late);
-        for Spoilt { app, name, reason } in spoilt {
+        for Spoilt { app, name, reason } in found {
             tracing::error!(app, name, reason, "the next time of a job cannot be computed; it waits");
-            self.board.note(
-                "repeating jobs",
-                format!("job `{name}` of app `{app}` waits, since its next time cannot be computed: {reason}"),
-            );
+            let words = format!("job `{name}` of app `{app}` waits, since its next time cannot be computed: {reason}");
+            spoilt.insert((app, name), (words, Instant::now()));
         }
+        self.show(spoilt);
         Ok(!late.is_empty())
+    }
+
+    /// Shows the jobs that were found spoilt of late; who was mended or cancelled is not found again.
+    fn show(&self, spoilt: &mut SpoiltJobs) {
+        spoilt.retain(|_, (_, found)| found.elapsed() < SPOILT_SHOWN);
+        match spoilt.is_empty() {
+            true => self.board.clear(SPOILT_NOTE),
+            false => {
+                let words: Vec<&str> = spoilt.values().map(|(words, _)| words.as_str()).collect();
+                self.board.note(SPOILT_NOTE, words.join("; "));
+            }
+        }
     }
 
     fn note(&self, late: &[f64]) {
@@ -122,6 +139,9 @@ impl JobsTrigger {
         late.iter().for_each(|late| self.metrics.jobs_lateness.observe(*late));
     }
 }
+
+/// Apps and names of jobs whose next time could not be computed, with what is said of each and when it was found.
+type SpoiltJobs = BTreeMap<(String, String), (String, Instant)>;
 
 /// The time of the next job of either kind.
 fn next(fired: &Fired) -> Option<i64> {
