@@ -27,6 +27,11 @@ pub(crate) struct Shift {
 }
 
 impl Shift {
+    /// All of them stay.
+    pub(crate) fn none(pending: &[Pending]) -> Self {
+        Self { stayed: pending.iter().map(|reminder| (reminder.id, reminder.remind_at)).collect(), ..Self::default() }
+    }
+
     /// What follows from the task as it is now. Without a due date there is nothing to remind of. Where two reminders come to the same time
     /// (one set before the default due time was changed, and one after), the first stays.
     pub(crate) fn of(pending: Vec<Pending>, task: &TaskRow) -> Self {

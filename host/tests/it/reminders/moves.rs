@@ -71,6 +71,8 @@ async fn changing_the_title_changes_what_the_job_will_say_and_nothing_else() {
     let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "old").await;
     let reminder = set_soon(&world, "alice", &task, 4).await;
+    // What a date without a time means counts for tasks that are moved from now on, not for this one.
+    world.sql().await.batch_execute("UPDATE todo.settings SET default_due_time = '00:01'").await.unwrap();
     patch(&world, "alice", &task, json!({ "title": "new", "priority": "high" })).await;
     assert_eq!(job(&world, &reminder).await, Some(time(&reminder["remind_at"])));
     until_state(&world, &reminder, "TRIGGERED").await;

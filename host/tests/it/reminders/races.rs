@@ -100,83 +100,136 @@ async fn a_user_cancels_before_the_job_fires_and_it_never_does() {
     was_cancelled(&world, "alice", &reminder, 0).await;
 }
 
-/// A world in which nobody but the reminder handler can cancel the reminders of a completed task.
-async fn without_suppression() -> World {
-    let world = World::todo(Kind::Embedded).await;
-    world.handlers.rewrite("suppression", |manifest| manifest.replace("\"task.completed\"", "\"task.none\""));
-    world.started().await
+/// How a task ends.
+#[derive(Clone, Copy)]
+enum End {
+    Completed,
+    Deleted,
 }
 
-#[tokio::test]
-async fn a_task_is_completed_before_the_trigger() {
-    let world = without_suppression().await;
+impl End {
+    fn event(self) -> &'static str {
+        match self {
+            Self::Completed => "task.completed",
+            Self::Deleted => "task.deleted",
+        }
+    }
+
+    /// By its user, which has to succeed.
+    async fn by_request(self, world: &World, task: &Json) {
+        let (method, rest, status) = match self {
+            Self::Completed => ("POST", "/complete", 200),
+            Self::Deleted => ("DELETE", "", 204),
+        };
+        assert_eq!(call(world, "alice", method, &path(task, rest), None).await.status, status);
+    }
+
+    /// By an event of another publisher, from far ahead.
+    async fn by_event(self, world: &World, task: &Json) {
+        match self {
+            Self::Completed => send_completion(world, task, "2099-01-01T00:00:00Z", None).await,
+            Self::Deleted => {
+                let deleted_at = "2099-01-01T00:00:00Z";
+                let data = json!({ "task_id": task["id"], "user_id": "alice", "title": "raced", "deleted_at": deleted_at });
+                send(world, &format!("deleted-{}", id(task)), "task.deleted", "alice", data).await;
+            }
+        }
+    }
+}
+
+/// The task ends while its reminder has fired and is not decided on yet. Nobody but the reminder handler can cancel reminders here.
+async fn ends_before_the_trigger(end: End) {
+    let world = World::todo(Kind::Embedded).await;
+    world.handlers.rewrite("suppression", |manifest| manifest.replace(&format!("\"{}\"", end.event()), "\"task.none\""));
+    let world = world.started().await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_task(&world, &task).await;
-    // Both wait for the task, the completion in front.
-    let finish = path(&task, "/complete");
-    let complete = call(&world, "alice", "POST", &finish, None);
-    let (completed, ()) = tokio::join!(complete, async {
+    // Both wait for the task, its end in front.
+    tokio::join!(end.by_request(&world, &task), async {
         until_blocked(&world, 1).await;
         assert!(job(&world, &reminder).await.is_some(), "it has not fired yet");
         until_blocked(&world, 2).await;
         release(held).await;
     });
-    assert_eq!(completed.status, 200);
     until_state(&world, &reminder, "CANCELLED").await;
     fired(&world, "alice").await;
     assert_eq!((audited(&world, &reminder).await, told(&world, &reminder).await.len()), (0, 1));
 }
 
 #[tokio::test]
-async fn a_task_is_completed_after_the_trigger() {
-    let world = World::with_todo(Kind::Embedded).await;
-    let (task, reminder) = reminded(&world, "alice", 3).await;
-    // The handler has locked the task, and waits for the reminder; the completion waits for the task.
-    let held = hold_reminder(&world, &reminder).await;
-    until_blocked(&world, 1).await;
-    let finish = path(&task, "/complete");
-    let (completed, ()) = tokio::join!(call(&world, "alice", "POST", &finish, None), async {
-        until_blocked(&world, 2).await;
-        release(held).await;
-    });
-    assert_eq!(completed.status, 200);
-    was_triggered(&world, "alice", &reminder).await;
+async fn a_task_is_completed_before_the_trigger() {
+    ends_before_the_trigger(End::Completed).await;
 }
 
 #[tokio::test]
 async fn a_task_is_deleted_before_the_trigger() {
-    let world = World::todo(Kind::Embedded).await;
-    world.handlers.rewrite("suppression", |manifest| manifest.replace("\"task.deleted\"", "\"task.none\""));
-    let world = world.started().await;
+    ends_before_the_trigger(End::Deleted).await;
+}
+
+async fn ends_after_the_trigger(end: End) {
+    let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
-    assert_eq!(call(&world, "alice", "DELETE", &path(&task, ""), None).await.status, 204);
-    until_state(&world, &reminder, "CANCELLED").await;
-    assert_eq!((audited(&world, &reminder).await, told(&world, &reminder).await.len()), (0, 1));
+    // The handler has locked the task, and waits for the reminder; the end waits for the task.
+    let held = hold_reminder(&world, &reminder).await;
+    until_blocked(&world, 1).await;
+    tokio::join!(end.by_request(&world, &task), async {
+        until_blocked(&world, 2).await;
+        release(held).await;
+    });
+    was_triggered(&world, "alice", &reminder).await;
 }
 
 #[tokio::test]
-async fn the_suppression_comes_before_the_trigger() {
+async fn a_task_is_completed_after_the_trigger() {
+    ends_after_the_trigger(End::Completed).await;
+}
+
+#[tokio::test]
+async fn a_task_is_deleted_after_the_trigger() {
+    ends_after_the_trigger(End::Deleted).await;
+}
+
+async fn suppressed_before_the_trigger(end: End) {
     let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_task(&world, &task).await;
     until_blocked(&world, 1).await;
-    send_completion(&world, &task, "2099-01-01T00:00:00Z", None).await;
+    end.by_event(&world, &task).await;
     until_state(&world, &reminder, "CANCELLED").await;
     release(held).await;
     was_cancelled(&world, "alice", &reminder, 1).await;
 }
 
 #[tokio::test]
-async fn the_suppression_comes_after_the_trigger() {
+async fn the_suppression_of_a_completion_comes_before_the_trigger() {
+    suppressed_before_the_trigger(End::Completed).await;
+}
+
+#[tokio::test]
+async fn the_suppression_of_a_deletion_comes_before_the_trigger() {
+    suppressed_before_the_trigger(End::Deleted).await;
+}
+
+async fn suppressed_after_the_trigger(end: End) {
     let world = World::with_todo(Kind::Embedded).await;
     let (task, reminder) = reminded(&world, "alice", 3).await;
     let held = hold_trail(&world).await;
     until_blocked(&world, 1).await;
     // Two more wait: the suppression for the reminder, and the audit of this event for the trail.
-    send_completion(&world, &task, "2099-01-01T00:00:00Z", None).await;
+    end.by_event(&world, &task).await;
     until_blocked(&world, 3).await;
     release(held).await;
     was_triggered(&world, "alice", &reminder).await;
+}
+
+#[tokio::test]
+async fn the_suppression_of_a_completion_comes_after_the_trigger() {
+    suppressed_after_the_trigger(End::Completed).await;
+}
+
+#[tokio::test]
+async fn the_suppression_of_a_deletion_comes_after_the_trigger() {
+    suppressed_after_the_trigger(End::Deleted).await;
 }
 
 #[tokio::test]
