@@ -4,7 +4,7 @@ use super::{actor, topics};
 use crate::admin::Admin;
 use crate::config::{Config, KafkaAccess, Secret};
 use crate::engine::{Cache, Engine, Registry, short};
-use crate::fleet::{Administration, Bundle, DeployError, Deployer, Order, Replica, Report};
+use crate::fleet::{Administration, Bundle, Deployer, Order, Replica, Report};
 use crate::relay::Relay;
 use crate::store::fleet::Pulse;
 use crate::store::operate::{Actor, Via};
@@ -229,7 +229,7 @@ impl Host {
                     report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                     return Ok(report);
                 }
-                Err(error @ (DeployError::Unavailable(_) | DeployError::Busy(_) | DeployError::Moved)) => {
+                Err(error) if error.may_pass() => {
                     tracing::warn!("the handlers are not deployed yet: {error}; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }

@@ -32,7 +32,7 @@ impl Bundle {
         let (origin, shown) = (file.display().to_string(), component.display());
         // Before it is read: it may be anything.
         let size = std::fs::metadata(component).with_context(|| format!("cannot read {shown}"))?.len();
-        ensure!(size <= most, "{}", too_large(&format!("{origin}: {shown}"), size, most));
+        check_size(&format!("{origin}: {shown}"), size, most)?;
         let component = std::fs::read(component).with_context(|| format!("cannot read {shown}"))?;
         Self::pack(origin, manifest.clone(), text.clone(), component, migrations.clone(), most)
     }
@@ -61,8 +61,7 @@ impl Bundle {
         let digest = Sha256::digest(&component).into();
         let revision = name(&text, &component, migrations.as_deref());
         let bundle = Self { origin, manifest, text, component, digest, migrations, revision };
-        let size = bundle.size();
-        ensure!(size <= most, "{}", too_large(&bundle.origin, size, most));
+        check_size(&bundle.origin, bundle.size(), most)?;
         Ok(bundle)
     }
 
@@ -73,13 +72,16 @@ impl Bundle {
     }
 }
 
-fn too_large(what: &str, size: u64, most: u64) -> String {
-    format!(
+/// Refuses what has more than `most` bytes, by name.
+pub fn check_size(what: &str, size: u64, most: u64) -> anyhow::Result<()> {
+    ensure!(
+        size <= most,
         "{what}: a revision of {} is more than `revision_size` allows ({}): make the component smaller (opt-level = \"s\", strip = true), or \
          set TIDEMILL_REVISION_SIZE",
         display_size(size),
         display_size(most)
-    )
+    );
+    Ok(())
 }
 
 /// SHA-256 over the manifest, the component and the migrations, each with its length in front, so that nothing can move from one to another.

@@ -1,13 +1,15 @@
 //! The way that every change goes: read what is active, check what shall be, let every replica that is alive prepare it, migrate, switch, and
 //! wait until all of them work by it.
 
+use super::plan::{Plan, check, migrate, pending, plans};
 use super::report::{HandlerOutcome, ReplicaOutcome, Report};
-use super::set::{self, Member};
+use super::set::Member;
+use super::standing::Standing;
 use super::{Bundle, DeployError};
 use crate::engine::{Cache, Engine};
-use crate::store::fleet::{Change, Desk, NewRevision, Revision};
+use crate::store::fleet::{Change, Desk, NewRevision};
 use crate::store::operate::Actor;
-use crate::store::{AppPlan, HandlerRole, MigrationOptions, Migrator, Pool};
+use crate::store::{MigrationOptions, Pool};
 use crate::telemetry::Metrics;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,15 +60,6 @@ pub(super) struct Proposal {
     pub(super) gone: Vec<String>,
 }
 
-/// What is active, and since which change.
-pub(super) struct Standing {
-    pub(super) version: i64,
-    pub(super) members: Vec<Member>,
-    /// Handler, revision and the reason, of what this program can't read: an older one made it, or a newer one.
-    unread: Vec<(String, String, DeployError)>,
-    pub(super) paused: Vec<String>,
-}
-
 /// One try to make a proposal active.
 struct Round<'a> {
     candidate: i64,
@@ -88,71 +81,6 @@ struct Made {
     switched: Instant,
 }
 
-/// What an app needs in the database.
-struct Plan {
-    app: AppPlan,
-    /// The roles of the handlers that are to run; the plan knows those of earlier ones too, since migrations may grant something to them.
-    roles: Vec<String>,
-}
-
-impl Standing {
-    pub(super) async fn read(desk: &Desk) -> Result<Self, DeployError> {
-        let (version, active) = desk.active().await?;
-        let paused = active.iter().filter(|(_, paused)| *paused).map(|(revision, _)| revision.handler.clone()).collect();
-        let (mut members, mut unread) = (Vec::new(), Vec::new());
-        for (revision, _) in active {
-            let (handler, name) = (revision.handler.clone(), revision.revision.clone());
-            match read(revision) {
-                Ok(member) => members.push(member),
-                Err(error) => unread.push((handler, name, error)),
-            }
-        }
-        Ok(Self { version, members, unread, paused })
-    }
-
-    pub(super) fn revision(&self, handler: &str) -> Option<&str> {
-        let read = self.members.iter().map(|member| (&member.manifest.name, &member.revision));
-        let unread = self.unread.iter().map(|(handler, revision, _)| (handler, revision));
-        read.chain(unread).find(|(name, _)| *name == handler).map(|(_, revision)| revision.as_str())
-    }
-
-    /// The active handlers.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let read = self.members.iter().map(|member| member.manifest.name.as_str());
-        read.chain(self.unread.iter().map(|(handler, ..)| handler.as_str()))
-    }
-
-    /// What is active with these members instead of their earlier revisions, and without what goes, if all of it fits together.
-    fn together(&self, new: &[Member], gone: &[String]) -> Result<Vec<Member>, DeployError> {
-        let leaves = |handler: &str| gone.iter().any(|gone| gone == handler);
-        let replaced = |handler: &str| new.iter().any(|member| member.manifest.name == handler);
-        if let Some((.., error)) = self.unread.iter().find(|(handler, ..)| !leaves(handler) && !replaced(handler)) {
-            return Err(error.clone());
-        }
-        let stays: Vec<Member> = self.members.iter().filter(|member| !leaves(&member.manifest.name)).cloned().collect();
-        set::together(&stays, new)
-    }
-
-    /// Whether the others can do without these handlers. Where they don't fit together anyway, taking something away is no worse.
-    pub(super) fn without(&self, gone: &[String]) -> Result<(), DeployError> {
-        if self.together(&[], &[]).is_err() {
-            return Ok(());
-        }
-        let stays = self.together(&[], gone).map_err(|error| {
-            let names = gone.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            DeployError::Refused(format!("what stays does not fit together without {names}: {error}; nothing was switched"))
-        })?;
-        let leaving: Vec<&Member> = self.members.iter().filter(|member| gone.contains(&member.manifest.name)).collect();
-        set::declared(&stays, &leaving)
-    }
-}
-
-/// A revision as this version of the program reads it.
-pub(super) fn read(revision: Revision) -> Result<Member, DeployError> {
-    Member::deployed(revision)
-        .map_err(|error| DeployError::Refused(format!("{error:#}; this program may be older than what deployed it")))
-}
-
 impl Deployer {
     /// Deploys into this database. `cache`: the folder of compiled code, if there is one.
     pub fn new(pool: Pool, installation: &str, cache: Option<PathBuf>) -> Self {
@@ -165,7 +93,7 @@ impl Deployer {
 
     /// Makes all of these active together, or none. Those that are active already stay as they are.
     pub async fn deploy(&self, bundles: &[Bundle], order: &Order, admin: Option<&Administration>) -> Result<Report, DeployError> {
-        let mut desk = Desk::open(&self.pool, &order.actor, false).await?;
+        let mut desk = self.desk(order).await?;
         let standing = Standing::read(&desk).await?;
         self.activate(&mut desk, &standing, bundles, Vec::new(), order, admin).await
     }
@@ -177,11 +105,18 @@ impl Deployer {
         order: &Order,
         admin: Option<&Administration>,
     ) -> Result<Report, DeployError> {
-        let mut desk = Desk::open(&self.pool, &order.actor, false).await?;
+        let mut desk = self.desk(order).await?;
         let standing = Standing::read(&desk).await?;
         let stays = |name: &str| bundles.iter().any(|bundle| bundle.manifest.name == name);
         let gone = standing.names().filter(|name| !stays(name)).map(str::to_owned).collect();
         self.activate(&mut desk, &standing, bundles, gone, order, admin).await
+    }
+
+    /// A desk that has its turn.
+    async fn desk(&self, order: &Order) -> Result<Desk, DeployError> {
+        let desk = Desk::open(&self.pool).await?;
+        desk.take_turn(&order.actor, false).await?;
+        Ok(desk)
     }
 
     async fn activate(
@@ -244,7 +179,7 @@ impl Deployer {
     ) -> Result<Report, DeployError> {
         let Proposal { action, outcome, members, gone } = proposal;
         let all = standing.together(&members, &gone)?;
-        let plans = self.plans(desk, &all, &members).await?;
+        let plans = plans(&self.installation, desk, &all, &members).await?;
         let pending = pending(desk, &plans).await?;
         if !pending.is_empty() && admin.is_none() {
             return Err(DeployError::Refused(format!(
@@ -255,7 +190,7 @@ impl Deployer {
         }
         let admin = admin.filter(|_| !pending.is_empty());
         if let Some(admin) = admin {
-            check(admin, &plans).await?;
+            desk.holding(None, check(admin, &plans)).await??;
         }
         let moves: Vec<(String, String)> = members.iter().map(|m| (m.manifest.name.clone(), m.revision.clone())).collect();
         let begun = Instant::now();
@@ -341,7 +276,7 @@ impl Deployer {
             self.await_agreement(desk, round, &mut tried_here, until).await?;
             let agreed = Instant::now();
             if let (Some(admin), None) = (round.admin, &migrations) {
-                migrations = Some(holding(desk, migrate(admin, round.plans)).await?);
+                migrations = Some(desk.holding(Some(round.candidate), migrate(admin, round.plans)).await??);
             }
             let Round { candidate, base, action, order, change, .. } = *round;
             let version = match desk.switch(Some(candidate), base, change, action, &order.actor, order.note.as_deref()).await {
@@ -390,7 +325,7 @@ impl Deployer {
             }
             let silent: Vec<&str> = voters.iter().filter(|voter| voter.vote.is_none()).map(|voter| voter.name.as_str()).collect();
             if voters.is_empty() && !std::mem::replace(tried_here, true) {
-                holding(desk, self.try_here(round.members)).await?;
+                desk.holding(Some(round.candidate), self.try_here(round.members)).await??;
                 continue;
             }
             if silent.is_empty() {
@@ -421,7 +356,9 @@ impl Deployer {
     pub(super) async fn await_loaded(&self, desk: &Desk, switched: Instant, report: &mut Report) {
         let until = switched + LOADING;
         while let Ok(replicas) = desk.replicas().await {
-            let behind = replicas.iter().filter(|replica| replica.loaded.is_none_or(|loaded| loaded < report.version)).count();
+            // A rollback is answered at once: one that is still starting begins with what is active by then.
+            let waits = |loaded: Option<i64>| loaded.map_or(report.action != "rollback", |loaded| loaded < report.version);
+            let behind = replicas.iter().filter(|replica| waits(replica.loaded)).count();
             if behind == 0 || Instant::now() >= until {
                 report.loaded_ms = ms(switched.elapsed());
                 report.replicas = replicas
@@ -439,77 +376,6 @@ impl Deployer {
         report
             .warnings
             .push("the database went away before all replicas had said that they work by it: `tidemill ps` shows it".to_owned());
-    }
-
-    async fn plans(&self, desk: &Desk, all: &[Member], members: &[Member]) -> Result<Vec<Plan>, DeployError> {
-        let plans = set::plans(&self.installation, all, members).map_err(|error| DeployError::Refused(format!("{error:#}")))?;
-        let mut complete = Vec::new();
-        for mut app in plans {
-            let roles = app.handlers.iter().map(|handler| handler.role.clone()).collect();
-            for handler in desk.handlers_of(&app.app).await? {
-                if !app.handlers.iter().any(|known| known.handler == handler)
-                    && let Ok(role) = crate::manifest::role(&self.installation, &handler)
-                {
-                    app.handlers.push(HandlerRole { handler, role });
-                }
-            }
-            complete.push(Plan { app, roles });
-        }
-        Ok(complete)
-    }
-}
-
-/// What the database lacks of these plans, each in words.
-async fn pending(desk: &Desk, plans: &[Plan]) -> Result<Vec<String>, DeployError> {
-    let mut lacks = Vec::new();
-    for Plan { app: AppPlan { app, migrations, .. }, roles } in plans {
-        let applied = desk.applied(app).await?;
-        for migration in migrations {
-            let file = format!("{:04}_{}.sql", migration.number, migration.name);
-            match applied.iter().find(|(number, _)| *number == migration.number) {
-                None => lacks.push(format!("migration {file} of app `{app}`")),
-                Some((_, checksum)) if *checksum != migration.checksum => {
-                    return Err(DeployError::Refused(format!(
-                        "migration {file} of app `{app}` was changed after it was applied; put its old text back and add a new one with a \
-                         higher number"
-                    )));
-                }
-                Some(_) => {}
-            }
-        }
-        let roles: Vec<&str> = roles.iter().map(String::as_str).collect();
-        lacks.extend(desk.missing_roles(&roles).await?.into_iter().map(|role| format!("role `{role}`")));
-    }
-    Ok(lacks)
-}
-
-/// Says what the rules refuse before any replica is asked.
-async fn check(admin: &Administration, plans: &[Plan]) -> Result<(), DeployError> {
-    let apps: Vec<AppPlan> = plans.iter().map(|plan| plan.app.clone()).collect();
-    let check = async {
-        let migrator = Migrator::connect(&admin.admin_url).await?.with(admin.options.clone());
-        migrator.check(&apps).await
-    };
-    check.await.map(drop).map_err(|error: anyhow::Error| DeployError::Refused(format!("{error:#}; nothing was switched")))
-}
-
-async fn migrate(admin: &Administration, plans: &[Plan]) -> Result<Vec<String>, DeployError> {
-    let apps: Vec<AppPlan> = plans.iter().map(|plan| plan.app.clone()).collect();
-    let run = async {
-        let mut migrator = Migrator::connect(&admin.admin_url).await?.with(admin.options.clone());
-        migrator.run(&admin.runtime_url, &apps).await
-    };
-    run.await.map_err(|error: anyhow::Error| DeployError::Refused(format!("{error:#}; nothing was switched")))
-}
-
-/// Does something that may take long without losing the turn.
-async fn holding<T>(desk: &Desk, work: impl Future<Output = T>) -> T {
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::sleep(Duration::from_secs(5)) => desk.touch().await,
-        }
     }
 }
 

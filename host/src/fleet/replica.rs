@@ -3,9 +3,9 @@
 //! Loading and preparing keep compiled revisions in memory, so that a switch only moves pointers: a candidate is ready before its switch.
 
 use super::DeployError;
-use super::deploy::read;
 use super::set::Member;
 use super::shelf::Shelf;
+use super::standing::read;
 use crate::engine::{Engine, Handler, HandlerSource, Pause, Registry, Slot};
 use crate::store::fleet::{BEAT, Candidate, Pointer, ReplicaDesk, Revisions};
 use crate::store::{Pool, Unavailable};
@@ -90,11 +90,11 @@ impl Replica {
         loop {
             let begun = Instant::now();
             let wait = match self.beat(&mut desk).await {
-                Ok(version) => {
+                Ok(Beaten { version, registered }) => {
                     self.board.clear(HEART);
                     away = false;
                     self.keep_up(version, &mut behind);
-                    if self.engine.pulse().beaten(begun) {
+                    if self.engine.pulse().beaten(begun, registered) {
                         if self.loaded.borrow().is_some() {
                             tracing::warn!(
                                 "the heartbeat was late: what ran before is not kept, and what is active is loaded anew"
@@ -136,20 +136,22 @@ impl Replica {
         }
     }
 
-    async fn beat(&self, desk: &mut Option<ReplicaDesk>) -> Result<i64, Unavailable> {
-        // A switch may be under way that does not count a replica which was late: registering waits for it, a mere heartbeat does not.
-        let known = !self.engine.pulse().is_late();
+    async fn beat(&self, desk: &mut Option<ReplicaDesk>) -> Result<Beaten, Unavailable> {
         let desk = match desk {
             Some(desk) if !desk.is_closed() => desk,
             desk => desk.insert(ReplicaDesk::open(self.engine.pool(), self.id, None).await?),
         };
-        if known && let Some(version) = desk.beat().await? {
-            return Ok(version);
+        // A switch may be under way that does not count a replica which was late: registering waits for it, a mere heartbeat does not. Asked after
+        // the connection, which may have taken long.
+        if !self.engine.pulse().is_late()
+            && let Some(version) = desk.beat().await?
+        {
+            return Ok(Beaten { version, registered: false });
         }
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         let version = desk.register(&machine(), pid, env!("CARGO_PKG_VERSION")).await?;
         self.heard.notify_one();
-        Ok(version)
+        Ok(Beaten { version, registered: true })
     }
 
     async fn work(&self, mut stop: watch::Receiver<bool>) {
@@ -241,6 +243,10 @@ impl Replica {
             .filter(|revision| !lock(&self.shelf).has(revision))
             .collect();
         let refused = self.fetch(&missing).await?;
+        if !missing.is_empty() && desk.look().await?.version != version {
+            // Compiling took its time: what is begun with is not what was active when it began.
+            return Ok(Duration::ZERO);
+        }
         let slots: Option<Vec<Slot>> = pointers.iter().map(|pointer| self.slot(pointer)).collect();
         let activated = match (slots, refused.is_empty()) {
             (Some(slots), true) => self.registry.activate(slots).map_err(|error| format!("{error:#}")),
@@ -318,6 +324,14 @@ impl Replica {
         }
         Ok(refused)
     }
+}
+
+/// A heartbeat that arrived.
+struct Beaten {
+    /// The version of the fleet.
+    version: i64,
+    /// The replica was not known before, or dead to the others.
+    registered: bool,
 }
 
 /// What came of a candidate, if it is known by now.

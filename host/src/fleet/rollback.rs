@@ -1,9 +1,10 @@
 //! Back to an earlier revision; and the changes that bring no revision: undeploy, pause, resume.
 
 use super::DeployError;
-use super::deploy::{Deployer, Order, Proposal, Standing, read};
+use super::deploy::{Deployer, Order, Proposal};
 use super::report::{HandlerOutcome, Report};
 use super::set::Member;
+use super::standing::{Standing, read};
 use crate::engine::short;
 use crate::store::fleet::{Change, Desk};
 use crate::store::tables_made;
@@ -11,7 +12,10 @@ use crate::store::tables_made;
 impl Deployer {
     /// Makes an earlier revision of a handler active again: the one whose name begins so, or the one before the active one.
     pub async fn rollback(&self, handler: &str, revision: Option<&str>, order: &Order) -> Result<Report, DeployError> {
-        let mut desk = Desk::open(self.pool(), &order.actor, true).await?;
+        let mut desk = Desk::open(self.pool()).await?;
+        // Before anybody's deploy is given up for it.
+        find(&desk, handler, revision).await?;
+        desk.take_turn(&order.actor, true).await?;
         let standing = Standing::read(&desk).await?;
         let member = find(&desk, handler, revision).await?;
         if standing.revision(handler) == Some(&member.revision) {
@@ -36,9 +40,11 @@ impl Deployer {
 
     /// Takes a handler out of service. Its revisions, its rows and what waits for it stay.
     pub async fn undeploy(&self, handler: &str, order: &Order) -> Result<Report, DeployError> {
-        let mut desk = Desk::open(self.pool(), &order.actor, true).await?;
+        let mut desk = Desk::open(self.pool()).await?;
+        active(&Standing::read(&desk).await?, handler)?;
+        desk.take_turn(&order.actor, true).await?;
         let standing = Standing::read(&desk).await?;
-        standing.revision(handler).ok_or_else(|| not_deployed(handler, &standing))?;
+        active(&standing, handler)?;
         let gone = vec![handler.to_owned()];
         standing.without(&gone)?;
         let mut report = self.remove(&mut desk, &standing, gone, "undeploy", order).await?;
@@ -66,12 +72,18 @@ impl Deployer {
         done: &'static str,
         order: &Order,
     ) -> Result<Report, DeployError> {
-        let mut desk = Desk::open(self.pool(), &order.actor, matches!(change, Change::Pause(_))).await?;
-        let standing = Standing::read(&desk).await?;
-        let Some(active) = standing.revision(handler) else { return Err(not_deployed(handler, &standing)) };
-        let paused = standing.paused.iter().any(|paused| paused == handler);
+        let pauses = matches!(change, Change::Pause(_));
+        let is_so = |standing: &Standing| standing.paused.iter().any(|paused| paused == handler) == pauses;
+        let mut desk = Desk::open(self.pool()).await?;
+        let mut standing = Standing::read(&desk).await?;
+        active(&standing, handler)?;
+        if !is_so(&standing) {
+            desk.take_turn(&order.actor, pauses).await?;
+            standing = Standing::read(&desk).await?;
+        }
+        let active = active(&standing, handler)?;
         let mut report = Report::new(action, standing.version);
-        if matches!((&change, paused), (Change::Pause(_), true) | (Change::Resume(_), false)) {
+        if is_so(&standing) {
             report.handlers.push(outcome(handler, "unchanged", Some(active), Some(active)));
             return Ok(report);
         }
@@ -101,6 +113,11 @@ fn left_behind(handler: &str, (events, jobs): (i64, i64)) -> Vec<String> {
 
 fn outcome(handler: &str, outcome: &'static str, from: Option<&str>, revision: Option<&str>) -> HandlerOutcome {
     HandlerOutcome { handler: handler.to_owned(), outcome, from: from.map(str::to_owned), revision: revision.map(str::to_owned) }
+}
+
+/// The revision that a handler runs; the error says that it runs none.
+fn active<'a>(standing: &'a Standing, handler: &str) -> Result<&'a str, DeployError> {
+    standing.revision(handler).ok_or_else(|| not_deployed(handler, standing))
 }
 
 fn not_deployed(handler: &str, standing: &Standing) -> DeployError {

@@ -37,6 +37,7 @@ mod c18_groups;
 mod c18_matrix;
 mod c18_tables;
 mod c19_rollback;
+mod c19_urgent;
 mod c22_shutdown;
 mod clients;
 mod dev;

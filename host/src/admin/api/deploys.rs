@@ -5,14 +5,14 @@
 
 use super::form::{Asked, invalid, query};
 use super::{Answer, Api, auth};
-use crate::fleet::{Bundle, DeployError, Diff, Order, Report};
+use crate::fleet::{Bundle, DeployError, Diff, Order, Report, check_size};
 use crate::manifest::Migration;
 use crate::problem::Problem;
 use crate::store::fleet::{FleetView, RevisionEntry};
 use axum::Json;
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, RawQuery, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, RawQuery, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
@@ -21,12 +21,15 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Handlers in one deploy at most.
 const HANDLERS: usize = 50;
 /// So many times `revision_size` one deploy may be, with its base64.
 const BODY: u64 = 8;
+/// How long an upload may take to arrive. One that got stuck must not keep others from deploying.
+const ARRIVAL: Duration = Duration::from_secs(300);
 
 /// Handlers to deploy together.
 #[derive(Debug, Deserialize)]
@@ -126,13 +129,12 @@ impl FromRequestParts<Api> for Uploading {
     }
 }
 
-async fn deploy(
-    State(api): State<Api>,
-    uploading: Uploading,
-    headers: HeaderMap,
-    body: Result<Json<Upload>, JsonRejection>,
-) -> Answer<Report> {
+async fn deploy(State(api): State<Api>, uploading: Uploading, headers: HeaderMap, request: Request) -> Answer<Report> {
     let actor = auth::actor(&headers)?;
+    let body = tokio::time::timeout(ARRIVAL, Json::<Upload>::from_request(request, &())).await.map_err(|_| {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "upload-too-slow", "The upload did not arrive in time")
+            .detail(format!("it takes longer than {ARRIVAL:?}; nothing was deployed: send it again, or deploy from nearer by"))
+    })?;
     let Json(Upload { handlers, note }) = body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "upload-too-large", "The upload is too large")
@@ -160,6 +162,9 @@ fn bundle(number: usize, upload: HandlerUpload, most: u64) -> Result<Bundle, Pro
     let HandlerUpload { manifest, component_base64, component_sha256, migrations } = upload;
     let refused =
         |text: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", "This cannot be deployed").detail(text);
+    // Before it is in memory twice. Up to two of the bytes may be padding.
+    let least = (component_base64.len() as u64 / 4 * 3).saturating_sub(2);
+    check_size(&format!("handlers[{number}]"), least, most).map_err(|error| refused(error.to_string()))?;
     let component = BASE64
         .decode(component_base64)
         .map_err(|error| invalid(format!("`handlers[{number}].component_base64` is no base64, or was cut off: {error}")))?;
@@ -229,6 +234,7 @@ fn answer<T>(done: Result<T, DeployError>) -> Answer<T> {
             DeployError::Busy(_) | DeployError::Moved => {
                 (StatusCode::CONFLICT, "deploy-under-way", "Another deploy is under way")
             }
+            DeployError::GivenUp(_) => (StatusCode::CONFLICT, "given-up", "It was given up"),
             DeployError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The database did not do it"),
         };
         Problem::new(status, slug, title).detail(error.to_string())

@@ -64,7 +64,7 @@ pub(super) async fn run(mut watched: Watched, mut swap: Swap) {
 
 /// Whether the same may well succeed a moment later.
 fn passes(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(DeployError::Busy(_) | DeployError::Unavailable(_) | DeployError::Moved))
+    error.downcast_ref().is_some_and(DeployError::may_pass)
 }
 
 /// What came of a save.

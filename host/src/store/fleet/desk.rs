@@ -16,8 +16,9 @@ use tokio_postgres::{Client, GenericClient, Transaction};
 
 /// How long a deploy waits for another one.
 const TURN: Duration = Duration::from_secs(20);
-/// Without a word the server takes a frozen deploy's lock away; a deploy says something at least every [`Desk::wait`].
-const SETUP: &str = "SET idle_session_timeout = '30s'; SET statement_timeout = '60s'; SET lock_timeout = '10s'; LISTEN tidemill_votes; \
+/// Without a word the server takes a frozen deploy's lock away, well before an urgent one has waited for [`TURN`]; a deploy says something at
+/// least every [`Desk::PATIENCE`].
+const SETUP: &str = "SET idle_session_timeout = '10s'; SET statement_timeout = '60s'; SET lock_timeout = '10s'; LISTEN tidemill_votes; \
      SET application_name = 'tidemill deploy'";
 
 /// Why a deploy was not made.
@@ -32,6 +33,9 @@ pub enum DeskError {
     /// Another one is under way.
     #[error("{0}")]
     Busy(String),
+    /// It was given up for something urgent, or its command had ended; nothing is switched. It can be repeated.
+    #[error("{0}")]
+    GivenUp(String),
     /// It was refused; nothing is switched.
     #[error("{0}")]
     Refused(String),
@@ -41,6 +45,13 @@ pub enum DeskError {
     /// The database did not do it.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl DeskError {
+    /// Whether the same may succeed in a moment: nothing is wrong with what was asked for.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::GivenUp(_) | Self::Moved | Self::Unavailable(_))
+    }
 }
 
 impl From<Unavailable> for DeskError {
@@ -95,6 +106,14 @@ pub struct Voter {
     pub vote: Option<Result<(), String>>,
 }
 
+/// An SQL condition: the replica `r` has a say in the candidate `c`. One that has not loaded anything yet serves nothing, and loads what is active
+/// by then; no rollback waits until it has compiled everything else.
+macro_rules! has_a_say {
+    () => {
+        concat!("(", alive!(), " AND (r.loaded IS NOT NULL OR c.action <> 'rollback'))")
+    };
+}
+
 /// The connection of a deploy.
 pub struct Desk {
     client: Client,
@@ -102,27 +121,32 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Waits for its turn. The error says who has it and since when. What is `urgent` does not wait for a deploy that is still being
-    /// prepared: that one is given up.
-    pub async fn open(pool: &Pool, actor: &Actor, urgent: bool) -> Result<Self, DeskError> {
+    /// The longest that a deploy may say nothing while it has its turn.
+    pub const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// Only looks, until it takes its turn.
+    pub async fn open(pool: &Pool) -> Result<Self, DeskError> {
         let heard = Arc::new(Notify::new());
         let client = pool.dedicated_hearing(SETUP, Some(heard.clone())).await?;
+        Ok(Self { client, heard })
+    }
+
+    /// Waits for its turn. The error says who has it and since when. What is `urgent` does not wait for a deploy that is still being
+    /// prepared: that one is given up, unless it is a rollback itself.
+    pub async fn take_turn(&self, actor: &Actor, urgent: bool) -> Result<(), DeskError> {
         let until = Instant::now() + TURN;
-        loop {
-            if client.query_one("SELECT pg_try_advisory_lock(7010, 0)", &[]).await?.get(0) {
-                break;
-            }
+        while !self.client.query_one("SELECT pg_try_advisory_lock(7010, 0)", &[]).await?.get::<_, bool>(0) {
             if urgent {
-                give_up(&client, &format!("it was given up for what {} does", actor.name())).await?;
+                give_up(&self.client, &format!("for what {} does", actor.name()), Some("rollback")).await?;
             }
             if Instant::now() >= until {
-                return Err(busy(&client).await);
+                return Err(busy(&self.client).await);
             }
-            let _ = tokio::time::timeout(Duration::from_millis(50), heard.notified()).await;
+            self.wait(Duration::from_millis(50)).await;
         }
         let holder = "UPDATE tidemill.fleet SET holder = $1, held_since = clock_timestamp()";
-        client.execute(holder, &[&actor.name()]).await?;
-        Ok(Self { client, heard })
+        self.client.execute(holder, &[&actor.name()]).await?;
+        Ok(())
     }
 
     /// The version of the fleet, and what is active: the revisions with the state of their handlers.
@@ -206,7 +230,7 @@ impl Desk {
         note: Option<&str>,
     ) -> Result<i64, DeskError> {
         let (handlers, revisions): (Vec<&str>, Vec<&str>) = moves.iter().map(|(h, r)| (h.as_str(), r.as_str())).unzip();
-        give_up(&self.client, "the deploy ended before it was decided").await?;
+        give_up(&self.client, "since its command ended before it was decided", None).await?;
         let transaction = self.client.transaction().await?;
         transaction.execute("DELETE FROM tidemill.votes WHERE at < clock_timestamp() - interval '7 days'", &[]).await?;
         let insert = "INSERT INTO tidemill.candidates (action, handlers, revisions, base, actor, note) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
@@ -216,14 +240,14 @@ impl Desk {
         Ok(id)
     }
 
-    /// What the replicas that are alive say of a candidate, and any refusal.
+    /// What the replicas that have a say in a candidate say of it, and any refusal.
     pub async fn voters(&self, candidate: i64) -> Result<Vec<Voter>, DeskError> {
         stands(&self.client, candidate).await?;
         let sql = concat!(
-            "SELECT r.host || '/' || r.pid, v.ok, v.reason FROM tidemill.replicas r \
-             LEFT JOIN tidemill.votes v ON v.candidate = $1 AND v.replica = r.id WHERE ",
-            alive!(),
-            " OR NOT v.ok ORDER BY r.started_at"
+            "SELECT r.host || '/' || r.pid, v.ok, v.reason FROM tidemill.candidates c CROSS JOIN tidemill.replicas r \
+             LEFT JOIN tidemill.votes v ON v.candidate = c.id AND v.replica = r.id WHERE c.id = $1 AND (",
+            has_a_say!(),
+            " OR NOT v.ok) ORDER BY r.started_at"
         );
         let voter = |row: &tokio_postgres::Row| Voter {
             name: row.get(0),
@@ -309,9 +333,18 @@ impl Desk {
         Ok((row.get(0), row.get(1)))
     }
 
-    /// Says something, so that the server does not take the lock away while other things take long.
-    pub async fn touch(&self) {
-        let _ = self.client.batch_execute("SELECT 1").await;
+    /// Does something that may take long without losing the turn. Ends with the candidate, if it is for one: what is urgent does not wait for it.
+    pub async fn holding<T>(&self, candidate: Option<i64>, work: impl Future<Output = T>) -> Result<T, DeskError> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = self.wait(Self::PATIENCE) => match candidate {
+                    Some(candidate) => stands(&self.client, candidate).await?,
+                    None => self.client.batch_execute("SELECT 1").await?,
+                }
+            }
+        }
     }
 
     /// Waits until a replica has said something, or for a moment.
@@ -320,11 +353,11 @@ impl Desk {
     }
 }
 
-/// Ends the candidate that is still being prepared, if there is one; whoever prepares it hears of it.
-async fn give_up(client: &Client, reason: &str) -> Result<(), DeskError> {
+/// Ends the candidate that is still being prepared, if there is one and it is no `but`; whoever prepares it hears of it.
+async fn give_up(client: &Client, reason: &str, but: Option<&str>) -> Result<(), DeskError> {
     let sql = "WITH ended AS (UPDATE tidemill.candidates SET state = 'abandoned', ended_at = clock_timestamp(), reason = $1 \
-               WHERE state = 'preparing' RETURNING 1) SELECT pg_notify($2, '') FROM ended";
-    client.execute(sql, &[&reason, &HEARD]).await.map(drop).map_err(DeskError::from)
+               WHERE state = 'preparing' AND action IS DISTINCT FROM $3 RETURNING 1) SELECT pg_notify($2, '') FROM ended";
+    client.execute(sql, &[&reason, &HEARD, &but]).await.map(drop).map_err(DeskError::from)
 }
 
 async fn busy(client: &Client) -> DeskError {
@@ -348,9 +381,9 @@ async fn agreed(transaction: &Transaction<'_>, candidate: i64) -> Result<(), Des
     transaction.query_one("SELECT FROM tidemill.candidates WHERE id = $1 FOR UPDATE", &[&candidate]).await?;
     stands(transaction, candidate).await?;
     let sql = concat!(
-        "SELECT string_agg(r.host || '/' || r.pid, ', ') FROM tidemill.replicas r WHERE ",
-        alive!(),
-        " AND NOT EXISTS (SELECT 1 FROM tidemill.votes v WHERE v.candidate = $1 AND v.replica = r.id AND v.ok)"
+        "SELECT string_agg(r.host || '/' || r.pid, ', ') FROM tidemill.candidates c CROSS JOIN tidemill.replicas r WHERE c.id = $1 AND ",
+        has_a_say!(),
+        " AND NOT EXISTS (SELECT 1 FROM tidemill.votes v WHERE v.candidate = c.id AND v.replica = r.id AND v.ok)"
     );
     match transaction.query_one(sql, &[&candidate]).await?.get::<_, Option<String>>(0) {
         None => Ok(()),
@@ -364,10 +397,10 @@ async fn stands(client: &impl GenericClient, candidate: i64) -> Result<(), DeskE
     let row = client.query_one(sql, &[&candidate]).await?;
     match row.get(0) {
         "preparing" => Ok(()),
-        state => {
-            let reason: &str = row.get(1);
-            Err(DeskError::Refused(format!("this deploy was {state}: {reason}; nothing was switched: repeat it")))
+        "abandoned" => {
+            Err(DeskError::GivenUp(format!("it was given up {}; nothing was switched: repeat it", row.get::<_, &str>(1))))
         }
+        state => Err(DeskError::Refused(format!("it was {state}: {}; nothing was switched", row.get::<_, &str>(1)))),
     }
 }
 

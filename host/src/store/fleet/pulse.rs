@@ -92,12 +92,13 @@ impl Pulse {
         Duration::from_millis(now.saturating_sub(self.last.load(Ordering::SeqCst)))
     }
 
-    /// A heartbeat has arrived that was begun at `begun`. True if the one before was too long ago: what is active has to be loaded anew.
-    pub fn beaten(&self, begun: Instant) -> bool {
+    /// A heartbeat has arrived that was begun at `begun`, as a registration or not. True if others may have gone on without this replica before
+    /// it: what is active has to be loaded anew.
+    pub fn beaten(&self, begun: Instant, registered: bool) -> bool {
         let begun = u64::try_from(begun.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX);
         let before = self.last.load(Ordering::SeqCst);
         let unknown = !self.known.load(Ordering::SeqCst);
-        let lost = unknown || Duration::from_millis(begun.saturating_sub(before)) > OWN_LIMIT;
+        let lost = unknown || registered || Duration::from_millis(begun.saturating_sub(before)) > OWN_LIMIT;
         {
             let _turn = lock(&self.turn);
             if lost {
@@ -165,16 +166,20 @@ mod tests {
         assert!(!pulse.loaded(pulse.current()), "what is read before it is registered does not count");
         let pulse = aged(Duration::from_secs(60));
         assert!(pulse.term().is_err(), "no heartbeat at all");
-        assert!(pulse.beaten(Instant::now()), "the first one");
+        assert!(pulse.beaten(Instant::now(), false), "the first one");
         assert!(pulse.term().unwrap_err().contains("not loaded"));
         pulse.loaded(pulse.current());
         let term = pulse.term().unwrap();
-        assert!(!pulse.beaten(Instant::now()) && !pulse.is_late());
+        assert!(!pulse.beaten(Instant::now(), false) && !pulse.is_late());
         assert_eq!(pulse.still(term), Ok(()));
+        assert!(pulse.beaten(Instant::now(), true), "the others did not count it for a while, whatever its own clock says");
+        assert!(pulse.still(term).is_err() && pulse.term().is_err());
+        pulse.loaded(pulse.current());
+        let term = pulse.term().unwrap();
 
         let pulse = Pulse { last: AtomicU64::new(50_000), ..pulse };
         assert!(pulse.still(term).unwrap_err().contains("heartbeat"), "late by itself, before anybody notices");
-        assert!(pulse.beaten(Instant::now()), "the heartbeat comes back");
+        assert!(pulse.beaten(Instant::now(), false), "the heartbeat comes back");
         assert!(pulse.still(term).is_err(), "what began before is not kept");
         assert!(pulse.term().is_err(), "nothing begins before what is active is loaded");
         assert!(!pulse.loaded(term));

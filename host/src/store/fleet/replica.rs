@@ -3,7 +3,7 @@
 use super::super::Pool;
 use super::super::error::Unavailable;
 use super::super::operate::Time;
-use super::{HEARD, LOOK, failed};
+use super::{HEARD, LOOK, alive, failed};
 use futures_util::future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -31,8 +31,12 @@ struct Statements {
     vote: Statement,
 }
 
-const BEAT: &str =
-    "UPDATE tidemill.replicas SET beat_at = clock_timestamp() WHERE id = $1 RETURNING (SELECT version FROM tidemill.fleet)";
+/// Only of one that the others still wait for: a dead one must register again, which waits for a switch that does not count it.
+const BEAT: &str = concat!(
+    "UPDATE tidemill.replicas AS r SET beat_at = clock_timestamp() WHERE r.id = $1 AND ",
+    alive!(),
+    " RETURNING (SELECT version FROM tidemill.fleet)"
+);
 const TO_DO: &str =
     "SELECT f.version, c.id, c.revisions FROM tidemill.fleet f LEFT JOIN tidemill.candidates c ON c.state = 'preparing'";
 const ACTIVE: &str = "SELECT f.version, a.handler, a.revision, a.state, a.changed_by, a.since FROM tidemill.fleet f \
@@ -109,7 +113,7 @@ impl ReplicaDesk {
         Ok(in_time(self.client.query_one(sql, &[&self.id, &host, &pid, &program])).await?.get(0))
     }
 
-    /// The heartbeat, and the version of the fleet; none if the replica is not known (any more).
+    /// The heartbeat, and the version of the fleet; none if the replica is not known, or dead to the others.
     pub async fn beat(&self) -> Result<Option<i64>, Unavailable> {
         let row = in_time(self.client.query_opt(&self.statements.beat, &[&self.id])).await?;
         Ok(row.map(|row| row.get(0)))
