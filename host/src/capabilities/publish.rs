@@ -16,6 +16,9 @@ const LARGEST_UNIT: usize = 64 << 20;
 /// How a structured event without id and time begins. They are put behind it when a job fires.
 const DEFERRED_FROM: usize = "{\"specversion\":\"1.0\",".len();
 
+/// The longest `id`, `source` or `type`, in bytes.
+const LONGEST: usize = 1_000;
+
 /// What id and time take of a structured event, in bytes.
 const IDENTITY: usize = 90;
 
@@ -194,6 +197,8 @@ fn structured(event: &Event, identity: Option<(&str, i64)>, cause: &Cause) -> Re
         if value.is_empty() {
             return Err(invalid(format!("attribute `{name}` is empty")));
         }
+        // No consumer of ours could note it.
+        storable(name, value).map_err(|reason| invalid(format!("the event cannot be published: {reason}")))?;
     }
     for (name, _) in &event.extensions {
         let well_formed =
@@ -252,6 +257,17 @@ fn limit(message: String) -> Error {
     Error { kind: ErrorKind::Limit, message }
 }
 
+/// Whether an attribute can be noted: what identifies an event is kept in an index.
+pub fn storable(name: &str, value: &str) -> Result<(), String> {
+    if value.len() > LONGEST {
+        return Err(format!("its `{name}` has {} bytes; {LONGEST} are the most", value.len()));
+    }
+    match value.contains('\0') {
+        true => Err(format!("its `{name}` contains a zero character")),
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,6 +311,12 @@ mod tests {
         let mut named = event(None);
         named.extensions = vec![("traceparent".into(), "x".into())];
         assert!(structured(&named, IDENTIFIED, &Cause::default()).unwrap_err().message.contains("traceparent"));
+        // What no consumer could note in its inbox.
+        for (source, says) in [("x".repeat(1_001), "1001 bytes"), ("a\0b".to_owned(), "zero character")] {
+            let unnotable = Event { source, ..event(None) };
+            let error = structured(&unnotable, IDENTIFIED, &Cause::default()).unwrap_err();
+            assert!(error.message.contains("`source`") && error.message.contains(says), "{error:?}");
+        }
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub(super) const HELD: &str = "\
     WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = sha256(k.key)) \
        OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = sha256(k.key))";
 
+/// The positions, from 1, of identities that are noted already.
+pub(super) const KNOWN: &str = "\
+    SELECT g.n FROM unnest($2::int4[], $3::text[], $4::text[]) WITH ORDINALITY AS g(bucket, source, id, n) \
+    WHERE EXISTS (SELECT 1 FROM tidemill.inbox i WHERE i.scope = $1 AND i.bucket = g.bucket AND i.source = g.source AND i.id = g.id)";
+
 #[cfg(test)]
 mod tests {
     use super::bucket_of;

@@ -37,6 +37,7 @@ const HOST: &[(i32, &str, &str)] = &[
     (7, "revisions", include_str!("../../../migrations/host/0007_revisions.sql")),
     (8, "schedule_one", include_str!("../../../migrations/host/0008_schedule_one.sql")),
     (9, "jobs_by_bytes", include_str!("../../../migrations/host/0009_jobs_by_bytes.sql")),
+    (10, "claims_of_the_dead", include_str!("../../../migrations/host/0010_claims_of_the_dead.sql")),
 ];
 
 /// How often a run asks whether the one before it has ended.

@@ -1,8 +1,12 @@
 //! Who works which partition, so that the next one knows when a process has ended in the middle of it (promise 8, `host-crash`).
 
 use super::error::{Unavailable, describe};
+use super::inbox::{self, Identity};
 use super::presence::gone;
 use super::{Pool, Scope};
+use std::collections::HashSet;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 /// A partition of a group.
@@ -60,6 +64,16 @@ impl Running {
         })
     }
 
+    /// The positions of the events that are done, or wait in the database.
+    pub async fn done(&self, place: &Place, identities: &[&Identity]) -> Result<HashSet<usize>, Unavailable> {
+        let buckets: Vec<i32> = identities.iter().map(|identity| identity.bucket).collect();
+        let sources: Vec<&str> = identities.iter().map(|identity| identity.source.as_str()).collect();
+        let ids: Vec<&str> = identities.iter().map(|identity| identity.id.as_str()).collect();
+        let params: [&(dyn ToSql + Sync); 4] = [&place.scope.0, &buckets, &sources, &ids];
+        let rows = self.ask(async |client| client.query(inbox::KNOWN, &params).await).await?;
+        Ok(rows.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect())
+    }
+
     /// Announces that one record is about to run, as the end of so many processes.
     pub async fn announce(&self, place: &Place, offset: i64, deaths: i32) -> Result<(), Unavailable> {
         let sql = "UPDATE tidemill.running SET record_offset = $5, deaths = $6 \
@@ -80,20 +94,19 @@ impl Running {
         self.query(sql, place, &[&self.owner]).await.map(drop)
     }
 
-    async fn query(
-        &self,
-        sql: &str,
-        place: &Place,
-        more: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-    ) -> Result<Option<tokio_postgres::Row>, Unavailable> {
-        let mut params: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![&place.scope.0, &place.topic, &place.partition];
+    async fn query(&self, sql: &str, place: &Place, more: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, Unavailable> {
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&place.scope.0, &place.topic, &place.partition];
         params.extend(more);
+        self.ask(async |client| client.query_opt(sql, &params).await).await
+    }
+
+    async fn ask<T>(&self, asks: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>) -> Result<T, Unavailable> {
         let mut lease = self.pool.lend().await?;
         let patience = self.pool.patience();
-        let asked = tokio::time::timeout(patience, lease.client().query_opt(sql, &params)).await;
+        let asked = tokio::time::timeout(patience, asks(lease.client())).await;
         let asked = asked.map_err(|_| Unavailable(format!("the database did not answer within {patience:?}")))?;
-        let row = asked.map_err(|error| Unavailable(describe(&error)))?;
+        let answer = asked.map_err(|error| Unavailable(describe(&error)))?;
         lease.give_back();
-        Ok(row)
+        Ok(answer)
     }
 }

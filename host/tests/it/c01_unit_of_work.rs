@@ -63,6 +63,7 @@ async fn c01_a_timeout_leaves_nothing() {
 async fn c01_an_exceeded_limit_leaves_nothing() {
     let world = World::probe(Kind::Embedded).await;
     world.handlers.limit("probe", "cpu", "300ms");
+    world.handlers.limit("probe", "memory", "16MiB");
     let world = world.started().await;
     for (steps, limit) in [("insert-then-publish-then-spin", "cpu"), ("insert-then-publish-then-alloc", "memory")] {
         let answer = fails_without_a_trace(&world, steps, json!({})).await;

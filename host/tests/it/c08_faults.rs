@@ -184,6 +184,49 @@ async fn c08_an_event_that_was_running_when_three_processes_died_is_dead_and_its
     assert_eq!(world.count(left).await, 0);
 }
 
+/// Offsets are committed later than units: what was handled before the crash comes again in front of the event at fault, more than any batch.
+#[tokio::test]
+async fn c08_an_event_that_ends_processes_is_found_behind_many_that_were_handled() {
+    let world = with_long_deadlines().await;
+    world.handlers.limit("probe", "batch", 1);
+    world.prepared().await;
+    let event = |n: i32| outgoing(Some(0), Some(&format!("k{}", n % 20)), &format!("e{n}"), "probe.ok");
+    world.produce(&(0..600).map(event).collect::<Vec<_>>()).await;
+    let mut world = world;
+    world.start().await;
+    world.until_handled(600).await;
+    world.produce(&[outgoing(Some(0), Some("fatal"), "fatal", "probe.hang"), event(600)]).await;
+    for _ in 0..3 {
+        until_hanging(&world).await;
+        assert_eq!(world.dead().await, []);
+        world.host().kill_9();
+        records::rewind(&world.broker.address(), &world.group(), &world.topic("in")).await;
+        world.start().await;
+    }
+    world.until_dead(1).await;
+    world.until_handled(601).await;
+    let dead = world.dead().await;
+    assert_eq!((dead[0].0.as_str(), dead[0].2.as_str()), ("fatal", "host-crash"));
+}
+
+/// A claim ends with its process, long before its time is over.
+#[tokio::test]
+async fn c08_a_retry_whose_process_was_killed_runs_again_at_once() {
+    let world = with_long_deadlines().await;
+    world.handlers.retry("probe", "retries", 1);
+    world.handlers.retry("probe", "delay", "10m");
+    let mut world = world.started().await;
+    world.send(0, &[("k", "first", "probe.fail"), ("k", "fatal", "probe.hang")]).await;
+    world.until_waiting(2).await;
+    world.make_due().await;
+    until_hanging(&world).await;
+    world.host().kill_9();
+    let claimed = "SELECT count(*) FROM tidemill.waiting WHERE claim IS NOT NULL AND due > clock_timestamp() + interval '1 min'";
+    assert_eq!(world.count(claimed).await, 1, "by its time alone it would rest for minutes");
+    world.start().await;
+    until_hanging(&world).await;
+}
+
 #[tokio::test]
 async fn c08_a_retry_that_was_running_when_three_processes_died_is_dead_and_its_key_goes_on() {
     let world = with_long_deadlines().await;

@@ -25,10 +25,18 @@ async fn c08_an_event_that_keeps_failing_is_retried_three_times_and_then_a_dead_
     assert_eq!(header("tidemill-original-offset"), offset.to_string());
     assert_eq!((header("tidemill-attempts").as_str(), header("tidemill-error-class").as_str()), ("4", "failed"));
     assert!(header("tidemill-error-message").contains("bad"));
+    assert_eq!((header("tidemill-consumer-group"), header("tidemill-handler")), (world.group(), "probe".to_owned()));
+    let revision: String = world.sql().await.query_one("SELECT revision FROM tidemill.active", &[]).await.unwrap().get(0);
+    assert_eq!(header("tidemill-revision"), revision[..12]);
+    let original = records::all(&world.broker.address(), &world.topic("in")).await;
+    assert_eq!(header("tidemill-original-timestamp"), original[0].timestamp.unwrap().to_string());
 }
 
 async fn c06_the_later_events_of_a_key_wait_behind_one_that_fails_and_no_others_do(kind: Kind) {
-    let world = World::probe(kind).await.started().await;
+    let world = World::probe(kind).await;
+    world.handlers.retry("probe", "retries", 100);
+    world.handlers.retry("probe", "factor", 1);
+    let world = world.started().await;
     world.send_event(0, "bad-key", "a1", "probe.ok").await;
     world.send_event(0, "bad-key", "a2", "probe.fail").await;
     for id in ["a3", "a4"] {
@@ -223,5 +231,28 @@ async fn c08_many_failing_keys_stop_the_group_instead_of_emptying_its_topic(kind
     world.make_due().await;
     world.until_handled(60).await;
     world.until_all_goes_on().await;
+    assert_eq!(world.dead().await, []);
+}
+
+/// Events that only wait behind others of their keys can't fail, so they say nothing of the revision.
+#[tokio::test]
+async fn c08_events_that_never_ran_do_not_let_a_stopped_group_go_on() {
+    let world = World::probe(Kind::Embedded).await;
+    world.prepared().await;
+    let event = |n: i32| outgoing(Some(n % 12 % 3), Some(&format!("key-{}", n % 12)), &format!("e{n}"), "probe.trap");
+    world.produce(&(0..120).map(event).collect::<Vec<_>>()).await;
+    let mut world = world;
+    world.start().await;
+    let stopped = async || world.readyz().await.body["stopped"].as_array().map_or(0, Vec::len);
+    eventually("the group stops", async || (stopped().await == 1).then_some(())).await;
+    // It probes after 2, 4 and 8 seconds; retries would be exhausted long before.
+    let tried = async || world.counted("tidemill_invocations_total", &["outcome=\"trap\""]).await;
+    for _ in 0..3 {
+        let before = tried().await;
+        eventually("it tries again", async || (tried().await > before).then_some(())).await;
+    }
+    assert_eq!((world.dead().await, stopped().await), (vec![], 1));
+    world.let_pass().await;
+    world.until_handled(120).await;
     assert_eq!(world.dead().await, []);
 }

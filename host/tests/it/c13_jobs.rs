@@ -86,9 +86,10 @@ async fn c13_jobs_of_a_key_that_are_due_together_keep_the_order_of_their_times()
     let mut world = World::with_probe().await;
     let begin = world.database_now().await;
     for number in (0..50).rev() {
-        world.schedule(&format!("job-{number}"), json!({ "at": begin + SECOND * 3 + number })).await;
+        world.schedule(&format!("job-{number}"), json!({ "at": begin + 3_600 * SECOND + number })).await;
     }
     world.host().kill_9();
+    world.sql().await.batch_execute("UPDATE tidemill.jobs SET due = due - interval '1 hour'").await.unwrap();
     world.start().await;
     world.until_jobs_are_over().await;
     let fired: Vec<Json> = world.fired().await.iter().map(|record| record.json()["data"]["job"].clone()).collect();

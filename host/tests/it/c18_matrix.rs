@@ -26,9 +26,9 @@ struct Fleet {
 impl Fleet {
     async fn new(state: State, replicas: usize) -> Self {
         let world = World::probe(Kind::Embedded).await;
-        world.handlers.limit("probe", "wall", if state == State::Hanging { "1s" } else { "10s" });
+        world.handlers.limit("probe", "wall", if state == State::Hanging { "3s" } else { "10s" });
         // However long a step takes here, nothing becomes a dead letter.
-        for (name, value) in [("delay", "200ms"), ("max_delay", "500ms")] {
+        for (name, value) in [("delay", "200ms"), ("max_delay", "2s")] {
             world.handlers.retry("probe", name, value);
         }
         world.handlers.retry("probe", "retries", 100);

@@ -61,7 +61,10 @@ async fn c19_a_revision_whose_table_is_gone_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn c19_a_revision_that_traps_on_its_first_call_is_left_at_once_and_its_events_are_not_lost() {
-    let mut world = World::probe(Kind::Embedded).await.bare().await;
+    let world = World::probe(Kind::Embedded).await;
+    world.handlers.retry("probe", "retries", 100);
+    world.handlers.retry("probe", "factor", 1);
+    let mut world = world.bare().await;
     world.deploy().await;
     world.handlers.replace_component("probe", "host/tests/guests/broken");
     let broken = world.deploy().await["handlers"][0]["revision"].as_str().unwrap().to_owned();

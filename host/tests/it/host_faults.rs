@@ -114,7 +114,8 @@ async fn a_rebalance_in_the_middle_of_a_batch_loses_doubles_and_inverts_nothing(
 #[tokio::test]
 async fn misbehaving_events_fail_alone_and_hold_up_nothing() {
     let world = World::probe(Kind::Embedded).await;
-    world.handlers.limit("probe", "wall", "2s");
+    world.handlers.limit("probe", "wall", "4s");
+    world.handlers.limit("probe", "cpu", "500ms");
     world.handlers.limit("probe", "memory", "32MiB");
     world.handlers.retry("probe", "retries", 1);
     world.handlers.retry("probe", "delay", "50ms");

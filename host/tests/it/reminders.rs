@@ -18,9 +18,11 @@ on_both_brokers!(a_reminder_fires_at_its_time_and_is_triggered_once);
 /// Where reminders are told of.
 const TOPIC: &str = "todo.reminders";
 
-/// A date so many days from today, in UTC.
+/// A date so many days from today, in UTC: the day on which the tests began, also after midnight.
 fn day(days: i64) -> String {
-    jiff::tz::Offset::UTC.to_datetime(Timestamp::now()).date().checked_add(days.days()).unwrap().to_string()
+    static TODAY: std::sync::OnceLock<jiff::civil::Date> = std::sync::OnceLock::new();
+    let today = TODAY.get_or_init(|| jiff::tz::Offset::UTC.to_datetime(Timestamp::now()).date());
+    today.checked_add(days.days()).unwrap().to_string()
 }
 
 /// When a task with this date and no time is due.
@@ -100,7 +102,7 @@ async fn audited(world: &World, reminder: &Json) -> i64 {
 /// Waits until all that has fired for the user so far is handled.
 async fn fired(world: &World, user: &str) {
     let mark = dated(world, user, "mark").await;
-    let mark = set_soon(world, user, &mark, 3).await;
+    let mark = set_soon(world, user, &mark, 5).await;
     until_state(world, &mark, "TRIGGERED").await;
 }
 

@@ -188,7 +188,7 @@ fn verified(mode: &str) -> String {
 async fn a_world_runs_over_verify_full_from_a_file_and_cancels_statements() {
     let world = world_in_encrypted("verified", &verified("verify-full")).await;
     let slow = "SELECT count(*) FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b";
-    world.handlers.limit("probe", "wall", "500ms");
+    world.handlers.limit("probe", "wall", "3s");
     world.handlers.limit("probe", "sql_time", "10m");
     // The URL from a file, as a secret is mounted.
     let url = world.command(&[]).env["TIDEMILL_DATABASE_URL"].clone();

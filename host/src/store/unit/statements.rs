@@ -19,10 +19,11 @@ use tokio_postgres::types::ToSql;
 const ASSUME: &str = "SELECT set_config('role', $1, true), set_config('search_path', $2, true), \
      set_config('tidemill.subject', $3, true), set_config('statement_timeout', $4, true), set_config('lock_timeout', $5, true), \
      set_config('plan_cache_mode', 'auto', true)";
-/// Back to the login role, for the host's own rows at the end. The search path goes back as well: a plan prepared under one path is made
+/// Back to the login role, for the host's own rows at the end. They have time of their own: a disk that is slow is not the handler's fault. The
+/// search path goes back as well: a plan prepared under one path is made
 /// anew under another, so each statement here is prepared under the path that it runs with.
 pub(super) const RESUME: &str = "SELECT set_config('role', 'none', true), set_config('search_path', 'pg_catalog', true), \
-     set_config('plan_cache_mode', 'force_generic_plan', true)";
+     set_config('statement_timeout', '60s', true), set_config('plan_cache_mode', 'force_generic_plan', true)";
 /// The fence of a waiting row: whoever holds another claim finds nothing.
 const RESUME_WAITING: &str = "SELECT id FROM tidemill.waiting WHERE id = $1 AND claim = $2 FOR UPDATE";
 const DONE: &str = "SELECT tidemill.done($1)";

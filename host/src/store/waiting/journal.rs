@@ -154,6 +154,17 @@ impl Journal {
         Ok(rows.iter().map(due).collect())
     }
 
+    /// Lets rows run again whose run has ended with its process, before its time is over.
+    pub async fn free(&self) -> Result<u64, Unavailable> {
+        let sql = concat!(
+            "UPDATE tidemill.waiting w SET due = clock_timestamp() FROM (SELECT id FROM tidemill.waiting \
+                 WHERE claim IS NOT NULL AND owner <> $1 AND due > clock_timestamp() AND ",
+            gone!("owner"),
+            " FOR UPDATE SKIP LOCKED) left_behind WHERE w.id = left_behind.id"
+        );
+        self.once(async |client| client.execute(sql, &[&self.owner]).await).await
+    }
+
     /// How long until the next row of these handlers, groups and topics may run; `None` if none waits.
     pub async fn next(&self, read: &[(&str, &str, &str)]) -> Result<Option<Duration>, Unavailable> {
         let sql = "SELECT (extract(epoch FROM min(due) - clock_timestamp()) * 1000)::int8 FROM tidemill.waiting \

@@ -6,6 +6,9 @@ use super::solve::Part;
 use super::worker::{Closed, DEATHS, Worker};
 use crate::store::Found;
 
+/// A process may have been running so many events at least, whatever the limit of today says.
+const LEAST: usize = 500;
+
 /// What is left to be run with care.
 #[derive(Debug)]
 pub(super) struct Care {
@@ -17,6 +20,7 @@ pub(super) struct Care {
 impl Care {
     /// How to go on after what was found; a process may have been running a whole batch.
     pub(super) fn after(found: Found, batch: usize) -> Self {
+        let batch = batch.max(LEAST);
         match found {
             Found::Order => Self { left: 0, announced: None },
             Found::Left => Self { left: batch, announced: None },
@@ -24,9 +28,13 @@ impl Care {
         }
     }
 
-    /// Takes the events that need care off the front.
-    pub(super) fn share(&mut self, works: &mut Vec<Work>) -> Vec<Work> {
-        works.drain(..self.left.min(works.len())).collect()
+    /// Takes the events that need care off the front. Those that are done need none, and there may be many: offsets are committed later.
+    pub(super) async fn share(&mut self, worker: &mut Worker, works: &mut Vec<Work>) -> Result<Vec<Work>, Closed> {
+        if self.left == 0 {
+            return Ok(Vec::new());
+        }
+        worker.leave_out_done(works).await?;
+        Ok(works.drain(..self.left.min(works.len())).collect())
     }
 
     /// Runs one of them.

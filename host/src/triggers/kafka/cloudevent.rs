@@ -2,7 +2,7 @@
 //! headers). A record without either that holds a structured event all the same is taken as one, so that `kcat` can be used by hand.
 
 use crate::bindings::events::Event;
-use crate::capabilities::publish::{Cause, is_json};
+use crate::capabilities::publish::{Cause, is_json, storable};
 use crate::manifest::Payload;
 use crate::store::{Identity, Record, bucket_of};
 use base64::Engine as _;
@@ -10,9 +10,6 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-
-/// The longest `id`, `source` or `type`, in bytes.
-const LONGEST: usize = 1_000;
 
 /// The event of a record, or why it is none.
 pub(super) fn decode(record: &Record, payload: Payload) -> Result<Event, String> {
@@ -237,17 +234,6 @@ fn event(record: &Record, mut attributes: Attributes<'_>, data: Option<Vec<u8>>)
         key: record.key.clone(),
         timestamp: record.timestamp,
     })
-}
-
-/// Whether an attribute can be noted: what identifies an event is kept in an index.
-fn storable(name: &str, value: &str) -> Result<(), String> {
-    if value.len() > LONGEST {
-        return Err(format!("its `{name}` has {} bytes; {LONGEST} are the most", value.len()));
-    }
-    match value.contains('\0') {
-        true => Err(format!("its `{name}` contains a zero character")),
-        false => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,11 @@ impl Reader {
                 },
                 () = held.assigned.notified() => self.begin(),
                 Some(done) = self.errands.join_next() => self.settle(done.unwrap_or(Errand::Nothing)),
-                Some(_) = self.workers.join_next() => {}
+                Some(ended) = self.workers.join_next() => if let Err(error) = ended {
+                    // Its partition would stand still: the whole group begins anew.
+                    tracing::error!(group = &*self.group.id, %error, "the worker of a partition has failed");
+                    break;
+                },
                 Some(order) = orders.recv() => self.obey(order),
                 _ = show.tick() => held.show_gone(),
                 changed = stop.changed() => if changed.is_err() {

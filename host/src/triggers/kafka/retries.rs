@@ -11,12 +11,13 @@ use crate::engine::{Failure, Fence, Handler};
 use crate::store::fleet::Term;
 use crate::store::{Attempt, Consumer, Due, Parked, Unavailable};
 use crate::telemetry::{HandlerLabels, PartitionLabels};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Rows that run at once.
+/// Rows that run at once, unless there are more handlers: one of each can always run, so that a handler whose events hang holds up no other.
 const AT_ONCE: usize = 8;
 /// The longest sleep: other replicas park rows as well.
 const POLL: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ const UNREAD: &str = "waiting events";
 
 /// Runs due rows until `stop` turns true, and ends what is under way within `grace`.
 pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, grace: Duration) {
-    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    let mut slots = Slots::default();
     let mut tasks = JoinSet::new();
     let mut next_count = Instant::now();
     let mut unread = Unread::default();
@@ -43,9 +44,11 @@ pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, gr
         if Instant::now() >= next_count {
             count(&runner).await;
             unread.show(&runner).await;
+            // If it fails, their time ends them.
+            let _ = runner.journal.free().await;
             next_count = Instant::now() + COUNT;
         }
-        let wait = match start(&runner, &permits, &mut tasks).await {
+        let wait = match start(&runner, &mut slots, &mut tasks).await {
             Ok(wait) => wait,
             Err(error) => {
                 runner.gate.fault(&error.to_string());
@@ -68,31 +71,55 @@ pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, gr
 }
 
 /// Starts what is due and there is room for; says how long nothing else will be.
-async fn start(runner: &Arc<Runner>, permits: &Arc<Semaphore>, tasks: &mut JoinSet<()>) -> Result<Duration, Unavailable> {
+async fn start(runner: &Arc<Runner>, slots: &mut Slots, tasks: &mut JoinSet<()>) -> Result<Duration, Unavailable> {
     let Ok(term) = runner.trigger.engine.term() else { return Ok(REST) };
     let handlers: Vec<_> = runner.trigger.registry.running().into_iter().filter(|handler| runs(runner, handler)).collect();
+    let names: Vec<_> = handlers.iter().map(|handler| handler.name.clone()).collect();
     for handler in &handlers {
-        let free = i64::try_from(permits.available_permits()).unwrap_or(0);
-        if free == 0 {
-            return Ok(POLL);
+        let room = slots.room(&handler.name, &names);
+        if room == 0 {
+            continue;
         }
         let lease = handler.manifest.limits.wall + LEASE;
         let read = read_by(handler);
-        for due in runner.journal.claim(&handler.name, &read, lease, free).await? {
-            let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
-            let (runner, handler) = (runner.clone(), handler.clone());
+        for due in runner.journal.claim(&handler.name, &read, lease, room as i64).await? {
+            let (runner, handler, slot) = (runner.clone(), handler.clone(), slots.take(&handler.name));
             tasks.spawn(async move {
                 one(&runner, term, &handler, due).await;
-                drop(permit);
+                drop(slot);
             });
         }
     }
-    if permits.available_permits() == 0 {
-        return Ok(POLL);
-    }
-    let read: Vec<_> =
-        handlers.iter().flat_map(|h| read_by(h).into_iter().map(|(group, topic)| (&*h.name, group, topic))).collect();
+    // Who has no room is looked at when one of its runs has ended.
+    let read: Vec<_> = handlers
+        .iter()
+        .filter(|handler| slots.room(&handler.name, &names) > 0)
+        .flat_map(|h| read_by(h).into_iter().map(|(group, topic)| (&*h.name, group, topic)))
+        .collect();
     Ok(runner.journal.next(&read).await?.unwrap_or(POLL).clamp(REST, POLL))
+}
+
+/// Who runs how much.
+#[derive(Debug, Default)]
+struct Slots(HashMap<Arc<str>, Arc<()>>);
+
+impl Slots {
+    /// Room for more runs of a handler, beside these others. One place is kept for each that runs nothing.
+    fn room(&self, handler: &Arc<str>, handlers: &[Arc<str>]) -> usize {
+        let idle = handlers.iter().filter(|other| *other != handler && self.runs(other) == 0).count();
+        let all: usize = self.0.keys().map(|name| self.runs(name)).sum();
+        let free = AT_ONCE.saturating_sub(all + idle);
+        if self.runs(handler) == 0 { free.max(1) } else { free }
+    }
+
+    fn runs(&self, handler: &Arc<str>) -> usize {
+        self.0.get(handler).map_or(0, |slot| Arc::strong_count(slot) - 1)
+    }
+
+    /// A place, until it is dropped.
+    fn take(&mut self, handler: &Arc<str>) -> Arc<()> {
+        self.0.entry(handler.clone()).or_default().clone()
+    }
 }
 
 /// The groups and topics that a revision reads.
@@ -230,5 +257,36 @@ async fn count(runner: &Runner) {
     match letters.is_empty() {
         true => runner.trigger.board.clear("dead letters"),
         false => runner.trigger.board.note("dead letters", format!("{}; see `tidemill dlq list`", letters.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c06_a_handler_whose_events_hang_leaves_room_for_every_other() {
+        let names: Vec<Arc<str>> = ["a", "b", "c"].map(Arc::from).to_vec();
+        let mut slots = Slots::default();
+        assert_eq!(slots.room(&names[0], &names), 6, "one is kept for each of the others");
+        let hanging: Vec<_> = (0..6).map(|_| slots.take(&names[0])).collect();
+        assert_eq!(names.each_room(&slots), [0, 1, 1]);
+        let one = slots.take(&names[1]);
+        assert_eq!(names.each_room(&slots), [0, 0, 1]);
+        drop((hanging, one));
+        assert_eq!(names.each_room(&slots), [6, 6, 6]);
+        let many: Vec<Arc<str>> = (0..20).map(|n| n.to_string().into()).collect();
+        let held: Vec<_> = many.iter().take(19).map(|name| slots.take(name)).collect();
+        assert_eq!((slots.room(&many[19], &many), slots.room(&many[0], &many), held.len()), (1, 0, 19), "also beyond the number");
+    }
+
+    trait Rooms {
+        fn each_room(&self, slots: &Slots) -> Vec<usize>;
+    }
+
+    impl Rooms for Vec<Arc<str>> {
+        fn each_room(&self, slots: &Slots) -> Vec<usize> {
+            self.iter().map(|name| slots.room(name, self)).collect()
+        }
     }
 }

@@ -7,7 +7,7 @@
 
 use super::runner::Work;
 use crate::engine::Failure;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 /// A part of a batch that is still to run.
 #[derive(Debug)]
@@ -20,6 +20,28 @@ pub(super) struct Part {
 impl Part {
     pub(super) fn whole(works: Vec<Work>) -> Self {
         Self { works, suspect: false }
+    }
+}
+
+/// The parts that a part was cut into, those that are still to run.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) parts: VecDeque<Part>,
+    halved: bool,
+    /// One of those that have run has failed.
+    pub(super) failed: bool,
+}
+
+impl Cut {
+    pub(super) fn into(parts: Vec<Part>) -> Self {
+        Self { halved: parts.len() == 2, parts: parts.into(), failed: false }
+    }
+
+    /// The next part.
+    pub(super) fn next(&mut self) -> Option<Part> {
+        let mut part = self.parts.pop_front()?;
+        part.suspect = self.halved && self.parts.is_empty() && !self.failed && part.works.len() > 1;
+        Some(part)
     }
 }
 

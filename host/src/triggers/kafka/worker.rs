@@ -9,7 +9,7 @@ use super::care::Care;
 use super::cloudevent;
 use super::queue::Queue;
 use super::runner::{Runner, Work, subscription, wants};
-use super::solve::{Part, cut, halves};
+use super::solve::{Cut, Part, cut as parts_of, halves};
 use crate::engine::{Failure, Fence, Handler};
 use crate::store::fleet::Term;
 use crate::store::{Attempt, Consumer, Parked, Place, Record, Unavailable};
@@ -103,7 +103,7 @@ impl Worker {
         }
         self.runner.trigger.metrics.events_skipped.get_or_create(&self.labels).inc_by(skipped);
         self.runner.trigger.report_expired(&self.labels, expired);
-        let careful = care.share(&mut works);
+        let careful = care.share(self, &mut works).await?;
         for work in careful {
             care.run(self, work).await?;
         }
@@ -112,6 +112,22 @@ impl Worker {
         }
         self.succeeded();
         self.queue.store(last + 1);
+        Ok(())
+    }
+
+    /// Leaves out the events that the inbox knows.
+    pub(super) async fn leave_out_done(&mut self, works: &mut Vec<Work>) -> Result<(), Closed> {
+        let Some(first) = works.first().map(|work| work.record.offset) else { return Ok(()) };
+        let done = loop {
+            let identities: Vec<_> = works.iter().map(|work| &work.identity).collect();
+            match self.runner.running.done(&self.place, &identities).await {
+                Ok(done) => break done,
+                Err(error) => self.host_fault(first, &error.to_string()).await?,
+            }
+        };
+        self.runner.trigger.metrics.events_duplicate.get_or_create(&self.labels).inc_by(done.len() as u64);
+        let mut position = 0..;
+        works.retain(|_| position.next().is_none_or(|position| !done.contains(&position)));
         Ok(())
     }
 
@@ -149,32 +165,35 @@ impl Worker {
         self.write_down(parked, &Attempt::last(class, reason, revision.unwrap_or_default())).await
     }
 
-    /// Runs a part of a batch to the end, cutting it where it fails. True if it failed as a whole.
-    pub(super) async fn solve(&mut self, part: Part) -> Result<bool, Closed> {
-        let Part { mut works, suspect } = part;
-        let parts = match suspect && works.len() > 1 {
-            true => halves(works),
-            false => match self.attempt(&mut works).await? {
-                Ok(()) => return Ok(false),
-                Err((handler, failure)) => match (works.len(), works.pop()) {
-                    (1, Some(work)) => {
-                        self.failed(work, &handler, &failure).await?;
-                        return Ok(true);
+    /// Runs a part of a batch to the end, cutting it where it fails.
+    pub(super) async fn solve(&mut self, part: Part) -> Result<(), Closed> {
+        // On the heap, not on the stack: a handler that names one event at a time cuts a batch as often as it has events.
+        let mut cuts = vec![Cut::into(vec![part])];
+        while let Some(cut) = cuts.last_mut() {
+            let Some(Part { mut works, suspect }) = cut.next() else {
+                cuts.pop();
+                continue;
+            };
+            if suspect && works.len() > 1 {
+                cut.failed = true;
+                cuts.push(Cut::into(halves(works)));
+                continue;
+            }
+            let Err((handler, failure)) = self.attempt(&mut works).await? else { continue };
+            cut.failed = true;
+            match (works.len(), works.pop()) {
+                (1, Some(work)) => {
+                    if let Some(again) = self.failed(work, &handler, &failure).await? {
+                        cut.parts.push_front(Part::whole(vec![again]));
                     }
-                    (_, last) => {
-                        works.extend(last);
-                        cut(works, &failure)
-                    }
-                },
-            },
-        };
-        let mut failed = false;
-        let halved = parts.len() == 2;
-        for (index, mut part) in parts.into_iter().enumerate() {
-            part.suspect = halved && index == 1 && !failed && part.works.len() > 1;
-            failed |= Box::pin(self.solve(part)).await?;
+                }
+                (_, last) => {
+                    works.extend(last);
+                    cuts.push(Cut::into(parts_of(works, &failure)));
+                }
+            }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Runs the handler until there is an outcome that is its own.
@@ -233,36 +252,44 @@ impl Worker {
                 Turn::Probe => {
                     let (succeeded, tried) = self.probe((term, &handler), works).await;
                     breaker.probed(&handler.revision, succeeded, tried);
+                    if tried == 0 && !works.is_empty() {
+                        // All of them are done, or wait behind others of their keys: that can't fail, and tells nothing.
+                        return Ok((term, handler));
+                    }
                 }
             }
         }
     }
 
-    /// Tries the next events one by one and keeps nothing.
+    /// Tries the next events one by one and keeps nothing. Only those count that really run.
     async fn probe(&self, (term, handler): (Term, &Arc<Handler>), works: &mut [Work]) -> (usize, usize) {
         let (mut succeeded, mut tried) = (0, 0);
-        for work in works.iter_mut().take(PROBE) {
+        for work in works.iter_mut() {
             let work = std::slice::from_mut(work);
             match self.runner.invoke((term, handler), &self.consumer, Fence::Inbox, work, true).await {
+                Ok(done) if done.handled == 0 => continue,
                 Ok(_) => succeeded += 1,
                 Err(failure) if failure.is_host_fault() => continue,
                 Err(_) => {}
             }
             tried += 1;
+            if tried == PROBE {
+                break;
+            }
         }
         (succeeded, tried)
     }
 
-    /// An event has failed alone: it is written down, unless so many did that the revision is at fault. Then it runs again later.
-    async fn failed(&mut self, work: Work, handler: &Arc<Handler>, failure: &Failure) -> Result<(), Closed> {
+    /// An event has failed alone: it is written down, unless so many did that the revision is at fault. Then it has to run again later.
+    async fn failed(&mut self, work: Work, handler: &Arc<Handler>, failure: &Failure) -> Result<Option<Work>, Closed> {
         let breaker = self.runner.breaker(&self.consumer.group);
         let counts = !matches!(failure, Failure::Overflow { .. });
         if counts && breaker.failed(&handler.revision, work.key(), &failure.to_string()) {
             breaker.show(&handler.revision, &self.runner.trigger.board);
-            return Box::pin(self.solve(Part::whole(vec![work]))).await.map(drop);
+            return Ok(Some(work));
         }
         let attempt = self.runner.attempt(handler, failure, 1);
-        self.write_down(&work.parked(), &attempt).await
+        self.write_down(&work.parked(), &attempt).await.map(|()| None)
     }
 
     async fn write_down(&mut self, parked: &Parked, attempt: &Attempt) -> Result<(), Closed> {

@@ -70,7 +70,7 @@ async fn moving_the_due_date_moves_the_waiting_reminders_and_their_jobs() {
 async fn changing_the_title_changes_what_the_job_will_say_and_nothing_else() {
     let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "old").await;
-    let reminder = set_soon(&world, "alice", &task, 4).await;
+    let reminder = set_soon(&world, "alice", &task, 6).await;
     // What a date without a time means counts for tasks that are moved from now on, not for this one.
     world.sql().await.batch_execute("UPDATE todo.settings SET default_due_time = '00:01'").await.unwrap();
     patch(&world, "alice", &task, json!({ "title": "new", "priority": "high" })).await;
@@ -84,7 +84,7 @@ async fn changing_the_title_changes_what_the_job_will_say_and_nothing_else() {
 async fn a_title_that_changes_after_the_reminder_has_fired_does_not_fire_it_again() {
     let world = World::with_todo(Kind::Embedded).await;
     let task = dated(&world, "alice", "old").await;
-    let reminder = set_soon(&world, "alice", &task, 3).await;
+    let reminder = set_soon(&world, "alice", &task, 6).await;
     // What fires now is told when the broker is back.
     world.broker.stop().await;
     eventually("the job has fired", async || job(&world, &reminder).await.is_none().then_some(())).await;

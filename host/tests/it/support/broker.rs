@@ -155,12 +155,23 @@ fn embedded(folder: &Path, address: SocketAddr) -> Running {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+            let listener = bind(address).await;
             serve_embedded(&folder, listener, async { drop(stopped.await) }).await;
         });
         runtime.shutdown_timeout(Duration::from_secs(5));
     });
     Running::Embedded { stop, thread }
+}
+
+/// A child that is just being started may still hold a copy of the socket that has tried the port.
+async fn bind(address: SocketAddr) -> tokio::net::TcpListener {
+    for _ in 0..100 {
+        if let Ok(listener) = tokio::net::TcpListener::bind(address).await {
+            return listener;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{address} stays in use")
 }
 
 /// The only place that names the embedded broker.

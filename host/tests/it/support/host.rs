@@ -54,13 +54,13 @@ impl Run {
         process::spawn(command).unwrap()
     }
 
-    /// Runs to the end; kills what does not end within half a minute.
+    /// Runs to the end; kills what does not end in time.
     pub async fn finish(&self) -> Ended {
         let mut child = self.start();
         let ended = tokio::task::spawn_blocking(move || {
             let stdout = collect(child.stdout.take().unwrap());
             let stderr = collect(child.stderr.take().unwrap());
-            let status = wait(&mut child, Duration::from_secs(30)).unwrap_or_else(|| {
+            let status = wait(&mut child, super::PATIENCE).unwrap_or_else(|| {
                 child.kill().unwrap();
                 child.wait().unwrap()
             });

@@ -210,12 +210,13 @@ fn read_all(config: &ClientConfig, topic: &str) -> Vec<Record> {
     }
     consumer.assign(&from).unwrap();
     let mut records = Vec::new();
-    let deadline = Instant::now() + CALL;
+    let deadline = Instant::now() + super::PATIENCE;
     while (records.len() as i64) < missing && Instant::now() < deadline {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
             records.push(owned(&message));
         }
     }
+    assert!(records.len() as i64 >= missing, "{topic} was not read to its end: {} of {missing} records", records.len());
     records.sort_by_key(|record| (record.partition, record.offset));
     records
 }
