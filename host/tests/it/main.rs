@@ -22,6 +22,7 @@ mod c08_faults;
 mod c08_retries;
 mod c08_subscriptions;
 mod c11_relay;
+mod c12_raw;
 mod c12_trace;
 mod c13_faults;
 mod c13_jobs;

@@ -113,6 +113,14 @@ fn schedule(position: u32, event: &Event) -> Result<(), String> {
     jobs::schedule(&crate::jobs::job(&event.id, &data), cause).map_err(|error| error.message)
 }
 
+/// JSON as it is, and other bytes as a JSON text that has them as numbers.
+fn json(data: &[u8]) -> String {
+    match serde_json::from_slice::<serde_json::Value>(data) {
+        Ok(_) => String::from_utf8_lossy(data).into_owned(),
+        Err(_) => serde_json::json!(format!("{data:?}")).to_string(),
+    }
+}
+
 fn record(event: &Event) -> Result<(), String> {
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let params = [
@@ -123,7 +131,7 @@ fn record(event: &Event) -> Result<(), String> {
         Value::Integer(event.partition.into()),
         Value::Integer(event.offset),
         event.key.as_ref().map_or(Value::Null, |key| Value::Text(text(key))),
-        event.data.as_ref().map_or(Value::Null, |data| Value::Json(text(data))),
+        event.data.as_ref().map_or(Value::Null, |data| Value::Json(json(data))),
     ];
     let statement =
         "INSERT INTO seen (event_id, source, type, topic, part, off, subject_key, data) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
