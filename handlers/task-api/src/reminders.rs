@@ -153,8 +153,8 @@ pub(crate) fn follow(before: &TaskRow, after: &TaskRow) -> Result<(), Problem> {
         return Ok(());
     }
     // A new title moves nothing, also where the default due time has changed since: that counts for what is moved.
-    let due = |task: &TaskRow| (task.due_date.clone(), task.due_time.clone());
-    let shift = if due(before) == due(after) { Shift::none(&pending) } else { Shift::of(pending, after) };
+    let stays = (&before.due_date, &before.due_time) == (&after.due_date, &after.due_time);
+    let shift = if stays { Shift::none(&pending) } else { Shift::of(pending, after) };
     if !shift.cancelled.is_empty() {
         sql::execute(CANCEL_ALL, params![shift.cancelled])?;
     }

@@ -63,31 +63,19 @@ async fn c18_a_replica_that_cannot_load_what_is_active_stops_answering_with_what
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c19_what_is_urgent_does_not_wait_for_a_deploy_that_is_being_prepared() {
+async fn c18_a_replica_that_is_dead_to_the_others_registers_whatever_its_own_clock_says() {
     let mut world = World::probe(Kind::Embedded).await.bare().await;
     world.deploy().await;
-    // A replica that lives and says nothing.
-    let database = world.sql().await;
-    let silent = "INSERT INTO tidemill.replicas (id, host, pid, program, beat_at) \
-                  VALUES (gen_random_uuid(), 'silent', 1, '0', clock_timestamp() + interval '1 h')";
-    database.batch_execute(silent).await.unwrap();
-    world.mark_probe(true);
-    let run = world.deploy_run().env("TIDEMILL_ACTOR", "ann");
-    let deploy = tokio::spawn(async move { run.finish().await });
-    let preparing = "SELECT count(*) FROM tidemill.candidates WHERE state = 'preparing'";
-    eventually("the deploy waits", async || (world.count(preparing).await == 1).then_some(())).await;
-    let view = world.fleet(&["ps"]).await;
-    assert_eq!(view["candidate"]["by"], "ann", "{view}");
-    let pause = world.tool(&["pause", "probe"]).env("TIDEMILL_ACTOR", "bob");
-    let pause = tokio::spawn(async move { pause.finish().await });
-    let ended = deploy.await.unwrap();
-    crate::support::host::fails_naming(&ended, &["given up", "bob", "nothing was switched"]);
-    eventually("it is paused", async || (world.steps("ok", json!({})).await.status == 503).then_some(())).await;
-    database.batch_execute("DELETE FROM tidemill.replicas WHERE host = 'silent'").await.unwrap();
-    crate::support::host::succeeded(pause.await.unwrap());
-    world.fleet(&["resume", "probe"]).await;
-    let http = world.host().http.clone();
-    assert!(!world.is_marked(&http).await);
+    // A switch that does not count it, since its last heartbeat came late to the database.
+    let switching = world.sql().await;
+    switching.batch_execute("BEGIN; SELECT version FROM tidemill.fleet FOR UPDATE").await.unwrap();
+    let late = "UPDATE tidemill.replicas SET beat_at = clock_timestamp() - interval '10 s'";
+    world.sql().await.batch_execute(late).await.unwrap();
+    eventually("it registers", async || (world.count(REGISTERING).await == 1).then_some(())).await;
+    switching.batch_execute("COMMIT").await.unwrap();
+    world.until_logged("the heartbeat was late").await;
+    until_ready(world.host(), true).await;
+    assert_eq!(world.steps("ok", json!({})).await.status, 200);
 }
 
 #[tokio::test]

@@ -26,9 +26,37 @@ impl World {
         self.sql().await.batch_execute(&silent).await.unwrap();
     }
 
+    /// The silent one is gone.
+    async fn silenced(&self) {
+        self.sql().await.batch_execute("DELETE FROM tidemill.replicas WHERE host = 'silent'").await.unwrap();
+    }
+
     async fn until_preparing(&self) {
         eventually("a candidate is prepared", async || (self.count(PREPARING).await == 1).then_some(())).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c19_what_is_urgent_does_not_wait_for_a_deploy_that_is_being_prepared() {
+    let mut world = World::probe(Kind::Embedded).await.bare().await;
+    world.deploy().await;
+    world.silent("0").await;
+    world.mark_probe(true);
+    let run = world.deploy_run().env("TIDEMILL_ACTOR", "ann");
+    let deploy = tokio::spawn(async move { run.finish().await });
+    world.until_preparing().await;
+    let view = world.fleet(&["ps"]).await;
+    assert_eq!(view["candidate"]["by"], "ann", "{view}");
+    let pause = world.tool(&["pause", "probe"]).env("TIDEMILL_ACTOR", "bob");
+    let pause = tokio::spawn(async move { pause.finish().await });
+    let ended = deploy.await.unwrap();
+    fails_naming(&ended, &["given up", "bob", "nothing was switched"]);
+    eventually("it is paused", async || (world.steps("ok", json!({})).await.status == 503).then_some(())).await;
+    world.silenced().await;
+    succeeded(pause.await.unwrap());
+    world.fleet(&["resume", "probe"]).await;
+    let http = world.host().http.clone();
+    assert!(!world.is_marked(&http).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,7 +74,7 @@ async fn c19_a_command_that_changes_nothing_gives_up_no_deploy() {
     let paused = world.fleet(&["pause", "probe"]).await;
     assert_eq!(paused["handlers"][0]["outcome"], "unchanged", "{paused}");
     assert_eq!(world.count(PREPARING).await, 1, "the deploy was given up for nothing");
-    world.sql().await.batch_execute("DELETE FROM tidemill.replicas WHERE host = 'silent'").await.unwrap();
+    world.silenced().await;
     succeeded(deploy.await.unwrap());
 }
 
@@ -67,7 +95,7 @@ async fn c19_a_rollback_is_not_given_up_for_what_is_urgent_as_well() {
     })
     .await;
     assert_eq!(world.count(PREPARING).await, 1, "the rollback was given up");
-    world.sql().await.batch_execute("DELETE FROM tidemill.replicas WHERE host = 'silent'").await.unwrap();
+    world.silenced().await;
     succeeded(back.await.unwrap());
     succeeded(pause.await.unwrap());
 }
@@ -85,7 +113,7 @@ async fn c19_a_rollback_does_not_wait_for_a_replica_that_is_still_starting() {
     let run = world.deploy_run();
     let deploy = tokio::spawn(async move { run.finish().await });
     world.until_preparing().await;
-    world.sql().await.batch_execute("DELETE FROM tidemill.replicas WHERE host = 'silent'").await.unwrap();
+    world.silenced().await;
     succeeded(deploy.await.unwrap());
 }
 
@@ -109,22 +137,4 @@ async fn c19_what_is_urgent_does_not_wait_for_a_migration() {
     other.batch_execute("SELECT pg_advisory_unlock(7000, 0)").await.unwrap();
     let report = world.deploy().await;
     assert!(report["migrations"].to_string().contains("0002_more.sql"), "{report}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c18_a_replica_that_is_dead_to_the_others_registers_whatever_its_own_clock_says() {
-    let mut world = World::probe(Kind::Embedded).await.bare().await;
-    world.deploy().await;
-    // A switch that does not count it, since its last heartbeat came late to the database.
-    let switching = world.sql().await;
-    switching.batch_execute("BEGIN; SELECT version FROM tidemill.fleet FOR UPDATE").await.unwrap();
-    let late = "UPDATE tidemill.replicas SET beat_at = clock_timestamp() - interval '10 s'";
-    world.sql().await.batch_execute(late).await.unwrap();
-    let registering = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tidemill replica' AND wait_event_type = 'Lock' \
-                       AND datname = current_database()";
-    eventually("it registers", async || (world.count(registering).await == 1).then_some(())).await;
-    switching.batch_execute("COMMIT").await.unwrap();
-    world.until_logged("the heartbeat was late").await;
-    crate::support::fleet::until_ready(world.host(), true).await;
-    assert_eq!(world.steps("ok", json!({})).await.status, 200);
 }

@@ -5,6 +5,7 @@ use crate::store::error::{Unavailable, describe};
 use crate::store::outbox::KEY_LOCKS;
 use crate::store::presence::gone;
 use crate::store::{Identity, Pool, Record, Scope, bucket_of, inbox};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::types::ToSql;
@@ -154,15 +155,23 @@ impl Journal {
         Ok(rows.iter().map(due).collect())
     }
 
-    /// Lets rows run again whose run has ended with its process, before its time is over.
-    pub async fn free(&self) -> Result<u64, Unavailable> {
-        let sql = concat!(
-            "UPDATE tidemill.waiting w SET due = clock_timestamp() FROM (SELECT id FROM tidemill.waiting \
-                 WHERE claim IS NOT NULL AND owner <> $1 AND due > clock_timestamp() AND ",
-            gone!("owner"),
-            " FOR UPDATE SKIP LOCKED) left_behind WHERE w.id = left_behind.id"
-        );
-        self.once(async |client| client.execute(sql, &[&self.owner]).await).await
+    /// Lets rows run again whose run has ended with its process, before their time is over. Only of processes that were gone at the last look,
+    /// too (`before`): a sign of life is lost for a moment with its connection, or with the server. Returns those that are gone now.
+    pub async fn free(&self, before: &HashSet<Uuid>) -> Result<HashSet<Uuid>, Unavailable> {
+        let look =
+            concat!("SELECT DISTINCT owner FROM tidemill.waiting WHERE claim IS NOT NULL AND owner <> $1 AND ", gone!("owner"));
+        let free = "UPDATE tidemill.waiting w SET due = clock_timestamp() \
+            FROM (SELECT id FROM tidemill.waiting WHERE claim IS NOT NULL AND owner = ANY($1) AND due > clock_timestamp() FOR UPDATE SKIP LOCKED) l \
+            WHERE w.id = l.id";
+        self.once(async |client| {
+            let gone: HashSet<Uuid> = client.query(look, &[&self.owner]).await?.iter().map(|row| row.get(0)).collect();
+            let both: Vec<Uuid> = gone.intersection(before).copied().collect();
+            if !both.is_empty() {
+                client.execute(free, &[&both]).await?;
+            }
+            Ok(gone)
+        })
+        .await
     }
 
     /// How long until the next row of these handlers, groups and topics may run; `None` if none waits.

@@ -56,20 +56,18 @@ impl Look {
         self.back = Some(back);
         let due = fired.next_single.filter(|next| *next <= fired.moment);
         self.since = Some(due.unwrap_or(back));
-        if repeated || !fired.late.is_empty() {
-            self.in_vain = 0;
-        }
         // What is left is not for want of looking: a batch ends where it is large enough.
         if repeated || due.is_some() && !fired.late.is_empty() {
+            self.in_vain = 0;
             return Duration::ZERO;
         }
         let next = [fired.next_single, fired.next_repeating].into_iter().flatten().min();
         let wait = next.map_or(POLL, |next| Duration::from_micros(u64::try_from(next - fired.moment).unwrap_or(0)));
-        if wait > REST {
+        if !wait.is_zero() {
             self.in_vain = 0;
-            return wait.min(POLL);
+            return wait.clamp(REST, POLL);
         }
-        // A unit that has changed a job may be open for seconds.
+        // Somebody else has it: a unit that has changed a job may be open for seconds.
         let rest = REST * 2u32.pow(self.in_vain);
         self.in_vain = (self.in_vain + 1).min(LONGEST_REST);
         rest
@@ -117,6 +115,8 @@ mod tests {
         assert_eq!(rests.map(|_| look.after(&fired(0, Some(99 * SECOND)), false)), rests, "due, but somebody else has it");
         assert_eq!(look.after(&fired(1, Some(99 * SECOND)), false), Duration::ZERO);
         assert_eq!(look.after(&fired(0, Some(99 * SECOND)), false), REST);
+        // Not due yet: nobody has it in hand.
+        assert_eq!([1, 2].map(|_| look.after(&fired(0, Some(100 * SECOND + 5_000)), false)), [REST, REST]);
         let repeating = Fired { next_repeating: Some(100 * SECOND + 300_000), ..fired(0, None) };
         assert_eq!(look.after(&repeating, false), Duration::from_millis(300));
     }
