@@ -119,9 +119,14 @@ impl Breaker {
         Turn::Probe
     }
 
-    /// How a probe went: half of the events must succeed for the group to go on.
+    /// How a probe went: half of the events must succeed for the group to go on. One that tried none gives its turn back, to somebody whose events
+    /// would really run.
     pub(super) fn probed(&self, revision: &str, succeeded: usize, tried: usize) {
         let mut state = self.state(revision);
+        if let (0, Some(open)) = (tried, &mut state.open) {
+            open.wait = (open.wait / 2).max(FIRST_PROBE);
+            open.next_probe = Instant::now();
+        }
         if tried > 0 && succeeded * 2 >= tried && state.open.take().is_some() {
             state.window.clear();
             tracing::info!(group = &*self.group, revision, "events succeed again: the group goes on");
@@ -224,8 +229,11 @@ mod tests {
         }
         breaker.probed("a", 4, 10);
         assert!(breaker.is_open("a"));
+        assert!(matches!(breaker.turn("a"), Turn::Wait(_)));
         breaker.probed("a", 0, 0);
         assert!(breaker.is_open("a"));
+        assert_eq!(breaker.turn("a"), Turn::Probe, "nothing was tried, so the turn is free again");
+        assert!(matches!(breaker.turn("a"), Turn::Wait(_)));
         breaker.probed("a", 5, 10);
         assert!(!breaker.is_open("a"));
     }
