@@ -11,7 +11,6 @@ mod generated {
             world everything {
                 include tidemill:handler/imports@0.1.0;
                 export tidemill:http/http@0.1.0;
-                export tidemill:events/events@0.1.0;
             }
         ",
         path: ["../wit/sql", "../wit/publish", "../wit/jobs", "../wit/events", "../wit/http", "../wit/log", "../wit/handler"],
@@ -21,8 +20,25 @@ mod generated {
     });
 }
 
+/// What guests get of a batch is borrowed from its records.
+#[expect(missing_docs, reason = "the documentation is in wit/")]
+mod borrowed {
+    wasmtime::component::bindgen!({
+        inline: "
+            package tidemill:host@0.1.0;
+            world consumer {
+                export tidemill:events/events@0.1.0;
+            }
+        ",
+        path: "../wit/events",
+        world: "tidemill:host/consumer",
+        ownership: Borrowing { duplicate_if_necessary: false },
+        exports: { default: async },
+    });
+}
+
 /// `tidemill:events`, exported by guests.
-pub use generated::exports::tidemill::events::events;
+pub use borrowed::exports::tidemill::events::events;
 /// `tidemill:http`, exported by guests.
 pub use generated::exports::tidemill::http::http;
 /// `tidemill:jobs`.

@@ -1,8 +1,8 @@
 //! Events as the columns of the audit trail: reading, apart from writing, so that it is tested without a host.
 
 use serde::Deserialize;
-use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::Value as Sql};
-use todo::Nul;
+use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::RawJson};
+use todo::unkept;
 
 /// The rows to write, column by column, as `unnest` takes them.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(crate) struct Entries<'a> {
     pub(crate) task_ids: Vec<Uuid>,
     pub(crate) user_ids: Vec<String>,
     pub(crate) correlation_ids: Vec<Option<&'a str>>,
-    pub(crate) data: Sql,
+    pub(crate) data: Vec<RawJson<'a>>,
     pub(crate) occurred_at: Vec<Timestamp>,
 }
 
@@ -31,6 +31,7 @@ impl<'a> Entries<'a> {
     /// Reads a batch. Events that can never be written are rejected in one failure that names them all, so that one rerun is enough.
     pub(crate) fn read(events: &'a [Event]) -> Result<Self, Failure> {
         let subjects = Failure::collect(events, subject)?;
+        let (subjects, data): (Vec<_>, Vec<_>) = subjects.into_iter().unzip();
         Ok(Self {
             sources: events.iter().map(Event::source).collect(),
             event_ids: events.iter().map(Event::id).collect(),
@@ -38,34 +39,31 @@ impl<'a> Entries<'a> {
             task_ids: subjects.iter().map(|subject| subject.task_id).collect(),
             user_ids: subjects.into_iter().map(|subject| subject.user_id).collect(),
             correlation_ids: events.iter().map(Event::correlation_id).collect(),
-            data: Sql::JsonArray(events.iter().map(data).collect()),
+            data,
             occurred_at: events.iter().map(Event::time).collect(),
         })
     }
 }
 
-/// The data as it was sent.
-fn data(event: &Event) -> Option<String> {
-    event.raw_data().map(|data| String::from_utf8_lossy(data).into_owned())
-}
-
-/// Whom and what an event is about, once it is sure that the table takes it.
-fn subject(event: &Event) -> Result<Subject, Failure> {
-    let subject: Subject = event.data()?;
+/// Whom and what an event is about, and its data as it was sent, once it is sure that the table takes it.
+fn subject(event: &Event) -> Result<(Subject, RawJson<'_>), Failure> {
+    let (subject, data): (Subject, _) = (event.data()?, event.json()?);
     if subject.user_id.is_empty() {
         return Err(event.reject_data("user_id is empty"));
     }
     let attributes = [event.source(), event.id(), event.event_type(), event.correlation_id().unwrap_or_default()];
-    // Everything that the table would refuse is rejected here. One such row would fail the statement, and with it the whole batch:
-    // PostgreSQL keeps U+0000 neither in text nor in jsonb.
-    if attributes.iter().any(|text| text.contains('\0')) || event.data::<Nul>()?.0 {
-        return Err(event.reject_data("the character U+0000 can't be recorded"));
+    // Everything that the table would refuse is rejected here. One such row would fail the statement, and with it the whole batch.
+    if attributes.iter().any(|text| text.contains('\0')) {
+        return Err(event.reject("the character U+0000 can't be recorded"));
+    }
+    if let Some(reason) = unkept(data) {
+        return Err(event.reject_data(reason));
     }
     // Nor does it keep times before 4713 BC.
     if event.time().as_micros() < EARLIEST_MICROS {
         return Err(event.reject("its time is too early to be recorded"));
     }
-    Ok(subject)
+    Ok((subject, RawJson(data)))
 }
 
 #[cfg(test)]
@@ -89,13 +87,16 @@ mod tests {
         assert_eq!(entries.task_ids, [TASK.parse::<Uuid>().unwrap(); 2]);
         assert_eq!(entries.correlation_ids, [Some("correlation-1"); 2]);
         assert_eq!(entries.occurred_at[0].to_string(), "2026-02-10T09:30:00Z");
-        let Sql::JsonArray(data) = entries.data else { panic!("data is an array of JSON") };
-        let first: Value = serde_json::from_str(data[0].as_deref().unwrap()).unwrap();
+        let first: Value = serde_json::from_str(entries.data[0].0).unwrap();
         assert_eq!(first["title"], "a");
     }
 
     #[test]
     fn events_that_can_never_be_written_are_rejected_by_name() {
+        let odd = |position, text: &[u8]| {
+            let before = format!(r#"{{"task_id":"{TASK}","user_id":"alice","title":""#);
+            testing::raw_event(position, "task.created", Some([before.as_bytes(), text, b"\"}"].concat()))
+        };
         let events = [
             testing::event(0, "task.created", &json!({"task_id": TASK, "user_id": "alice"})),
             testing::event(1, "task.created", &json!({"user_id": "alice"})),
@@ -104,10 +105,13 @@ mod tests {
             testing::event(4, "task.created", &json!({"task_id": TASK, "user_id": "alice", "tags": [{"a\0": 1}]})),
             testing::raw_event(5, "task.created", None),
             testing::raw_event(6, "task.created", Some(b"\xff".to_vec())),
+            odd(7, b"\xff"),
+            odd(8, br"\ud800"),
+            odd(9, br#"","n":1e999999,"m":""#),
         ];
         let failure = Entries::read(&events).unwrap_err();
         assert!(failure.is_reject());
-        assert_eq!(failure.events(), Some(&[1, 2, 3, 4, 5, 6][..]));
+        assert_eq!(failure.events(), Some(&[1, 2, 3, 4, 5, 6, 7, 8, 9][..]));
         assert!(failure.message().contains("data of task.created \"event-1\": missing field `task_id`"), "{failure}");
     }
 }

@@ -1,7 +1,7 @@
 //! Events as reminders to decide upon, and decisions as rows of the audit trail: pure functions, tested without a host.
 
 use serde::Deserialize;
-use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::Value as Sql};
+use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::RawJson};
 
 /// An event that a reminder's time has come.
 #[derive(Debug)]
@@ -9,6 +9,8 @@ pub(crate) struct Due<'a> {
     event: &'a Event,
     pub(crate) reminder_id: Uuid,
     pub(crate) task_id: Uuid,
+    /// The data as it was sent.
+    data: RawJson<'a>,
 }
 
 /// What the data say about it; the rest is for others.
@@ -37,7 +39,7 @@ pub(crate) struct Trail<'a> {
     pub(crate) task_ids: Vec<Uuid>,
     pub(crate) user_ids: Vec<String>,
     pub(crate) correlation_ids: Vec<Option<&'a str>>,
-    pub(crate) data: Sql,
+    pub(crate) data: Vec<RawJson<'a>>,
     pub(crate) occurred_at: Vec<Timestamp>,
 }
 
@@ -46,14 +48,17 @@ impl<'a> Due<'a> {
     pub(crate) fn read(event: &'a Event) -> Result<Self, Failure> {
         let Data { reminder_id, task_id } = event.data()?;
         let attributes = [event.source(), event.id(), event.event_type(), event.correlation_id().unwrap_or_default()];
-        // PostgreSQL keeps U+0000 neither in text nor in jsonb.
-        if attributes.iter().any(|text| text.contains('\0')) || event.data::<todo::Nul>()?.0 {
-            return Err(event.reject_data("the character U+0000 can't be recorded"));
+        if attributes.iter().any(|text| text.contains('\0')) {
+            return Err(event.reject("the character U+0000 can't be recorded"));
+        }
+        let data = event.json()?;
+        if let Some(reason) = todo::unkept(data) {
+            return Err(event.reject_data(reason));
         }
         if !event.time().is_storable() {
             return Err(event.reject("its time is none that a reminder can have"));
         }
-        Ok(Self { event, reminder_id, task_id })
+        Ok(Self { event, reminder_id, task_id, data: RawJson(data) })
     }
 
     /// The scheduled time, which is the event's. When the event was sent is another matter.
@@ -67,8 +72,8 @@ impl<'a> Trail<'a> {
     pub(crate) fn of(due: &[Due<'a>], decided: Vec<Decided>) -> Self {
         let cause = |one: &Decided| due.iter().find(|due| due.reminder_id == one.id && due.time() == one.remind_at);
         let triggered = decided.into_iter().filter(|one| one.triggered);
-        let rows: Vec<(&Event, Decided)> = triggered.filter_map(|one| Some((cause(&one)?.event, one))).collect();
-        let events = || rows.iter().map(|(event, _)| *event);
+        let rows: Vec<(&Due<'a>, Decided)> = triggered.filter_map(|one| Some((cause(&one)?, one))).collect();
+        let events = || rows.iter().map(|(due, _)| due.event);
         Self {
             sources: events().map(Event::source).collect(),
             event_ids: events().map(Event::id).collect(),
@@ -76,15 +81,10 @@ impl<'a> Trail<'a> {
             task_ids: rows.iter().map(|(_, one)| one.task_id).collect(),
             user_ids: rows.iter().map(|(_, one)| one.user_id.clone()).collect(),
             correlation_ids: events().map(Event::correlation_id).collect(),
-            data: Sql::JsonArray(events().map(data).collect()),
+            data: rows.iter().map(|(due, _)| due.data).collect(),
             occurred_at: events().map(Event::time).collect(),
         }
     }
-}
-
-/// The data as it was sent.
-fn data(event: &Event) -> Option<String> {
-    event.raw_data().map(|data| String::from_utf8_lossy(data).into_owned())
 }
 
 #[cfg(test)]
@@ -117,8 +117,7 @@ mod tests {
         assert_eq!((&trail.types[..], &trail.sources[..]), (&["reminder.triggered"][..], &["test"][..]));
         assert_eq!((&trail.task_ids[..], &trail.user_ids[..]), (&[TASK][..], &["alice".to_owned()][..]));
         assert_eq!((&trail.correlation_ids[..], &trail.occurred_at[..]), (&[Some("correlation-1")][..], &[time][..]));
-        let Sql::JsonArray(data) = trail.data else { panic!("data is an array of JSON") };
-        assert!(data[0].as_deref().unwrap().contains("task_title"), "{data:?}");
+        assert!(trail.data[0].0.contains("task_title"), "{:?}", trail.data);
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl Event {
         self.inner.data.as_deref()
     }
 
+    /// The payload as text, which is JSON where its content type says so. Bytes that are no text never will be: the failure rejects this event.
+    pub fn json(&self) -> Result<&str, Failure> {
+        std::str::from_utf8(self.raw_data().unwrap_or(b"null")).map_err(|error| self.reject_data(error))
+    }
+
     /// The payload as `T`. Data that does not fit never will: the failure rejects this event.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         let data = self.raw_data().unwrap_or(b"null");

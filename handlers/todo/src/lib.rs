@@ -4,10 +4,10 @@
 
 pub mod calendar;
 pub mod events;
-mod nul;
+mod jsonb;
 pub mod reminders;
 
-pub use nul::Nul;
+pub use jsonb::unkept;
 
 /// Characters of a user's id, at most; at least one.
 pub const USER_LENGTH: usize = 128;

@@ -246,7 +246,8 @@ fn structured(event: &Event, identity: Option<(&str, i64)>, cause: &Cause) -> Re
 /// Whether a media type is JSON (RFC 6839's `+json` included).
 pub fn is_json(content_type: &str) -> bool {
     let media = content_type.split(';').next().unwrap_or_default().trim();
-    media.eq_ignore_ascii_case("application/json") || media.to_ascii_lowercase().ends_with("+json")
+    let suffix = media.len().checked_sub("+json".len()).and_then(|begin| media.get(begin..));
+    media.eq_ignore_ascii_case("application/json") || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
 fn invalid(message: String) -> Error {
@@ -316,6 +317,16 @@ mod tests {
             let unnotable = Event { source, ..event(None) };
             let error = structured(&unnotable, IDENTIFIED, &Cause::default()).unwrap_err();
             assert!(error.message.contains("`source`") && error.message.contains(says), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn c12_json_is_known_by_its_media_type() {
+        for media in ["application/json", "Application/JSON; charset=UTF-8", "application/cloudevents+JSON", "+json"] {
+            assert!(is_json(media), "{media}");
+        }
+        for media in ["text/plain", "json", "", "application/jsonl", "application/cloudevents+jsön", "ö"] {
+            assert!(!is_json(media), "{media}");
         }
     }
 

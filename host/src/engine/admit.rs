@@ -2,9 +2,7 @@
 
 use super::failure::Failure;
 use super::invoke::{Batch, Fence};
-use crate::bindings::events::Event;
-use crate::store::{Parked, Unit};
-use std::borrow::Cow;
+use crate::store::Unit;
 use std::collections::{HashMap, HashSet};
 
 /// A batch, sorted out.
@@ -14,16 +12,6 @@ pub(super) struct Admitted {
     pub(super) run: Vec<usize>,
     /// How many events were parked with this unit.
     pub(super) parked: usize,
-}
-
-impl Admitted {
-    /// What the guest gets.
-    pub(super) fn events<'a>(&self, batch: &'a Batch) -> Cow<'a, [Event]> {
-        match self.run.len() == batch.events.len() {
-            true => Cow::Borrowed(&batch.events),
-            false => self.run.iter().filter_map(|&position| batch.events.get(position).cloned()).collect(),
-        }
-    }
 }
 
 /// Notes the batch in the unit, or takes its waiting row. Fails without a failure of the handler's if the batch must be cut first.
@@ -38,7 +26,7 @@ pub(super) async fn admit(unit: &mut Unit, batch: &Batch, cap: i64) -> Result<Ad
 }
 
 async fn note(unit: &mut Unit, batch: &Batch, cap: i64) -> Result<Admitted, Failure> {
-    let Batch { consumer, items, events, .. } = batch;
+    let Batch { consumer, items, .. } = batch;
     let Some(topic) = items.first().map(|item| item.record.topic.clone()) else {
         return Ok(Admitted::default());
     };
@@ -47,18 +35,16 @@ async fn note(unit: &mut Unit, batch: &Batch, cap: i64) -> Result<Admitted, Fail
     let keys: Vec<&[u8]> = keys.into_iter().collect();
     let noted = unit.note(consumer.scope, &topic, &identities, &keys, cap).await?;
 
-    let new: HashSet<usize> = noted.new.iter().copied().collect();
-    let (mut run, mut parked) = (Vec::with_capacity(new.len()), Vec::new());
+    let (mut run, mut parked) = (Vec::with_capacity(noted.new.len()), Vec::new());
     let mut waiting = noted.blocked;
     let mut overflow = Vec::new();
-    let pairs = items.iter().zip(events).enumerate();
-    for (position, (item, event)) in pairs.filter(|(position, _)| new.contains(position)) {
+    for (position, item) in noted.new.iter().filter_map(|&position| Some((position, items.get(position)?))) {
         match item.record.key.as_deref().and_then(|key| waiting.get_mut(key)) {
             None => run.push(position),
             Some(count) if *count >= cap => overflow.push(position),
             Some(count) => {
                 *count += 1;
-                parked.push(Parked { record: item.record.clone(), identity: item.identity.clone(), type_: event.type_.clone() });
+                parked.push(item.parked());
             }
         }
     }

@@ -2,16 +2,16 @@
 
 use super::admit::{Admitted, admit};
 use super::failure::Failure;
+use super::item::{self, Item};
 use super::once;
-use super::state::State;
+use super::state::{Causes, State};
 use super::{Engine, Handler, TICK};
 use crate::bindings::{events, http};
 use crate::capabilities::log::Sink;
 use crate::capabilities::publish::Cause;
 use crate::store::fleet::Term;
-use crate::store::{Claim, Consumer, Identity, Record, RequestKey, StatementError, Unit, UnitContext};
+use crate::store::{Claim, Consumer, RequestKey, StatementError, Unit, UnitContext};
 use crate::telemetry::OutcomeLabels;
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::{Store, UpdateDeadline};
@@ -23,8 +23,8 @@ pub struct Origin {
     pub subject: String,
     /// Named in every log line.
     pub correlation_id: String,
-    /// The request, or each event of the batch: what publishes go on from.
-    pub causes: Vec<Cause>,
+    /// The request: what its publishes go on from. Those of a batch go on from its events.
+    pub cause: Cause,
     /// The request's `Idempotency-Key`: under one key it takes effect once.
     pub key: Option<RequestKey>,
     /// Run everything and keep nothing (rehearsal, tests of handlers).
@@ -39,17 +39,15 @@ pub enum Call {
     Events(Batch),
 }
 
-/// Events of one partition, in offset order; as many items and causes belong to them.
+/// Events of one partition, in offset order.
 #[derive(Debug)]
 pub struct Batch {
     /// Whose batch it is.
     pub consumer: Consumer,
     /// What keeps its events from a second effect.
     pub fence: Fence,
-    /// What the host knows the events by.
-    pub items: Vec<Item>,
-    /// The events, as the guest gets them.
-    pub events: Vec<events::Event>,
+    /// The events.
+    pub items: Vec<Arc<Item>>,
 }
 
 /// What keeps an event from a second effect.
@@ -59,15 +57,6 @@ pub enum Fence {
     Inbox,
     /// Its row among the waiting events, taken first and ended last in the unit. Such a batch has one event.
     Waiting(Claim),
-}
-
-/// One event of a batch, as the host knows it.
-#[derive(Debug)]
-pub struct Item {
-    /// What the inbox knows it by.
-    pub identity: Identity,
-    /// The record that it came in, which is kept if it has to wait.
-    pub record: Arc<Record>,
 }
 
 /// What came of it, committed.
@@ -97,7 +86,7 @@ enum Work<'a> {
     /// Only an instance is wanted.
     Nothing,
     Http(&'a http::Request),
-    Events(Cow<'a, [events::Event]>),
+    Events(Vec<&'a Item>),
 }
 
 /// What is to be known at the end of a unit.
@@ -179,7 +168,7 @@ impl Engine {
         // Which of the caller's positions the guest's positions are.
         let mut admitted = Admitted::default();
         let (work, causes) = match call {
-            Call::Http(request) => (Work::Http(request), origin.causes.clone()),
+            Call::Http(request) => (Work::Http(request), Causes::one(origin.cause.clone())),
             Call::Events(batch) => {
                 let cap = i64::try_from(handler.manifest.retry.waiting_per_key).unwrap_or(i64::MAX);
                 admitted = match admit(&mut unit, batch, cap).await {
@@ -193,8 +182,8 @@ impl Engine {
                     self.keep(unit, term, origin.rehearse || admitted.parked == 0).await?;
                     return Ok(Answer::Events { handled: 0, parked: admitted.parked });
                 }
-                let causes = admitted.run.iter().filter_map(|&position| origin.causes.get(position).cloned()).collect();
-                (Work::Events(admitted.events(batch)), causes)
+                let items: Vec<_> = admitted.run.iter().filter_map(|&position| batch.items.get(position)).collect();
+                (Work::Events(items.iter().map(|item| &***item).collect()), Causes::of(items.into_iter().cloned()))
             }
         };
         let log_lines = usize::try_from(handler.manifest.limits.log_lines).unwrap_or(0);
@@ -342,7 +331,7 @@ impl Engine {
     pub async fn try_instance(&self, handler: &Arc<Handler>) -> Result<(), Failure> {
         let unit = Unit::new(self.pool.clone(), self.unit_context(handler, &Origin::default()));
         let log = Sink::new(handler.name.clone(), String::new(), 0);
-        let (state, made) = self.run(State::new(unit, handler.clone(), Vec::new(), log), Work::Nothing).await;
+        let (state, made) = self.run(State::new(unit, handler.clone(), Causes::default(), log), Work::Nothing).await;
         state.unit.rollback().await;
         made.map(drop)
     }
@@ -357,9 +346,10 @@ async fn call(handler: &Handler, store: &mut Store<State>, work: Work<'_>) -> wa
             let guest = handler.http.as_ref().ok_or_else(|| missing("HTTP"))?.load(&mut *store, &instance)?;
             guest.call_handle(&mut *store, request).await.map(Returned::Http)
         }
-        Work::Events(events) => {
+        Work::Events(items) => {
             let guest = handler.events.as_ref().ok_or_else(|| missing("event"))?.load(&mut *store, &instance)?;
-            guest.call_handle(&mut *store, &events).await.map(Returned::Events)
+            let extensions = item::extensions(&items);
+            guest.call_handle(&mut *store, &item::events(&items, &extensions)).await.map(Returned::Events)
         }
     }
 }

@@ -8,7 +8,7 @@
 //! - `registry`: which handler is active, and which routes and topics lead to it
 //! - `once`: requests with an `Idempotency-Key`
 //! - `state`: what the capabilities of one invocation work with, and its limits
-//! - `invoke`: one invocation from start to commit or rollback
+//! - `invoke`: one invocation from start to commit or rollback; `item`: an event on its way to a guest
 
 mod admit;
 mod bell;
@@ -17,6 +17,7 @@ mod compiler;
 mod failure;
 mod handler;
 mod invoke;
+mod item;
 mod once;
 mod registry;
 mod state;
@@ -25,7 +26,8 @@ pub use bell::JobsBell;
 pub use cache::Cache;
 pub use failure::Failure;
 pub use handler::{Handler, HandlerSource, check_form, interfaces, short};
-pub use invoke::{Answer, Batch, Call, Fence, Item, Origin};
+pub use invoke::{Answer, Batch, Call, Fence, Origin};
+pub use item::{Bytes, Content, Item, Text};
 pub use registry::{Match, Pause, Registry, RouteError, Slot, check_routes};
 
 use crate::capabilities::{jobs, log, publish, sql};

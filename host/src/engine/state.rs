@@ -1,6 +1,6 @@
 //! The state of one invocation: what its capabilities work with, and what it has used of its limits.
 
-use super::{Handler, TICK};
+use super::{Handler, Item, TICK};
 use crate::capabilities::clock::GuestClock;
 use crate::capabilities::jobs::{JobsContext, JobsView};
 use crate::capabilities::log::{LogView, Sink, Stdio};
@@ -20,11 +20,42 @@ const TABLE_ELEMENTS: usize = 100_000;
 pub(super) struct State {
     pub(super) unit: Unit,
     pub(super) handler: Arc<Handler>,
-    pub(super) causes: Vec<Cause>,
+    causes: Causes,
     pub(super) usage: Usage,
     pub(super) log: Sink,
     wasi: WasiCtx,
     table: ResourceTable,
+}
+
+/// What caused an invocation. Most batches publish nothing, so what an event passes on is read when it is asked for.
+pub(super) struct Causes {
+    items: Vec<Arc<Item>>,
+    read: Vec<Cause>,
+}
+
+impl Default for Causes {
+    fn default() -> Self {
+        Self::of([])
+    }
+}
+
+impl Causes {
+    /// A request.
+    pub(super) fn one(cause: Cause) -> Self {
+        Self { items: Vec::new(), read: vec![cause] }
+    }
+
+    /// Each event of a batch.
+    pub(super) fn of(items: impl IntoIterator<Item = Arc<Item>>) -> Self {
+        Self { items: items.into_iter().collect(), read: Vec::new() }
+    }
+
+    fn get(&mut self) -> &[Cause] {
+        if self.read.is_empty() {
+            self.read = self.items.iter().map(|item| item.cause()).collect();
+        }
+        &self.read
+    }
 }
 
 /// What the invocation has used, and the first limit that it exceeded.
@@ -36,7 +67,7 @@ pub(super) struct Usage {
 }
 
 impl State {
-    pub(super) fn new(unit: Unit, handler: Arc<Handler>, causes: Vec<Cause>, log: Sink) -> Self {
+    pub(super) fn new(unit: Unit, handler: Arc<Handler>, causes: Causes, log: Sink) -> Self {
         let wasi = WasiCtx::builder().stdout(Stdio::stdout(log.clone())).stderr(Stdio::stderr(log.clone())).build();
         let memory_limit = usize::try_from(handler.manifest.limits.memory).unwrap_or(usize::MAX);
         let usage = Usage { memory: 0, memory_limit, clock: GuestClock::new(TICK), exceeded: None };
@@ -58,7 +89,7 @@ impl SqlView for State {
 
 impl PublishView for State {
     fn publish(&mut self) -> PublishContext<'_> {
-        publishing(&mut self.unit, &self.handler.manifest, &self.causes)
+        publishing(&mut self.unit, &self.handler.manifest, self.causes.get())
     }
 }
 
@@ -66,7 +97,7 @@ impl JobsView for State {
     fn jobs(&mut self) -> JobsContext<'_> {
         let manifest = &self.handler.manifest;
         JobsContext {
-            publish: publishing(&mut self.unit, manifest, &self.causes),
+            publish: publishing(&mut self.unit, manifest, self.causes.get()),
             cancel: manifest.jobs.as_ref().map(|jobs| jobs.cancel.as_slice()),
             max_jobs: usize::try_from(manifest.limits.jobs).unwrap_or(usize::MAX),
             clock: &mut self.usage.clock,

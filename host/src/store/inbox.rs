@@ -20,7 +20,7 @@ pub fn bucket_of(timestamp_ms: i64) -> i32 {
     i32::try_from(timestamp_ms.div_euclid(86_400_000)).unwrap_or(i32::MAX)
 }
 
-/// Notes the identities of a batch (each once), in offset order, and returns those that are new.
+/// Notes the identities of a batch in offset order and returns those that are new, each once. Copies may be among them, but only of one day.
 ///
 /// A concurrent unit that has noted the same one makes this wait for its end. The other days are looked at as well, since a copy
 /// of an event may carry another timestamp; `OFFSET 0` keeps that a probe per event, where a join would read the whole inbox.

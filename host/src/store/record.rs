@@ -1,10 +1,12 @@
 //! A Kafka record, whole, detached from the client that read it.
 
+use std::sync::Arc;
+
 /// A record as it was read. What waits or is given up is kept as this, untouched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     /// Where it was read.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// Its partition.
     pub partition: i32,
     /// Its offset in the partition.

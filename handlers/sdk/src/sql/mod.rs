@@ -24,7 +24,7 @@ use crate::bindings::imports::tidemill::sql::sql as host;
 
 pub use host::Value;
 pub use row::from_row;
-pub use value::{ArrayElement, Json, ToValue};
+pub use value::{ArrayElement, Json, RawJson, ToValue};
 
 /// The parameters of a statement: anything that is [`ToValue`](crate::sql::ToValue).
 #[macro_export]

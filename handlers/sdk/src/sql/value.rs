@@ -77,6 +77,25 @@ impl<T: Serialize> ArrayElement for Json<T> {
     }
 }
 
+/// JSON text as `json` or `jsonb`, as it is. Text that is no JSON is refused by the statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawJson<'a>(pub &'a str);
+
+impl ToValue for RawJson<'_> {
+    fn to_value(&self) -> Value {
+        Value::Json(self.0.to_owned())
+    }
+}
+
+impl ArrayElement for RawJson<'_> {
+    fn array<'a>(items: &mut dyn Iterator<Item = Option<&'a Self>>) -> Value
+    where
+        Self: 'a,
+    {
+        Value::JsonArray(items.map(|item| item.map(|json| json.0.to_owned())).collect())
+    }
+}
+
 impl ToValue for Value {
     fn to_value(&self) -> Value {
         self.clone()
@@ -174,6 +193,7 @@ mod tests {
     fn vectors_become_flat_arrays_and_bytes() {
         assert_eq!(vec![Some("a"), None].to_value(), Value::TextArray(vec![Some("a".into()), None]));
         assert_eq!(Vec::<String>::new().to_value(), Value::TextArray(vec![]));
+        assert_eq!(vec![Some(RawJson("{}")), None].to_value(), Value::JsonArray(vec![Some("{}".into()), None]));
         assert_eq!([1_i64, 2][..].to_value(), Value::IntegerArray(vec![Some(1), Some(2)]));
         assert_eq!(vec![1_u8, 2].to_value(), Value::Bytes(vec![1, 2]));
     }

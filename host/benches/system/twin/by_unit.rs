@@ -35,20 +35,21 @@ impl Store {
             outcome_patience: Duration::from_secs(5),
         };
         let mut unit = Unit::new(self.pool.clone(), context);
-        unit.run(&self.insert, |_| Ok(params(task))).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let prepared = unit.prepare(&self.insert).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+        unit.run(&self.insert, &prepared, Ok(params(task))).await.map_err(|error| anyhow::anyhow!("{error}"))?;
         unit.publish(event).map_err(|error| anyhow::anyhow!("{error}"))?;
         unit.commit().await.map(drop).map_err(|error| anyhow::anyhow!("{error}"))
     }
 }
 
 fn params(task: &Task) -> Vec<Param> {
-    let text = |text: &str| Param::Binary(text.as_bytes().to_vec());
+    let text = |text: &str| Param::Binary(text.as_bytes().into());
     let optional = |value: &Option<String>| value.clone().map_or(Param::Null, Param::Text);
     let tags: Vec<String> =
         task.tags.iter().map(|tag| format!("\"{}\"", tag.replace('\\', "\\\\").replace('"', "\\\""))).collect();
-    let time = || Param::Binary((task.created_at.as_microsecond() - EPOCH).to_be_bytes().to_vec());
+    let time = || Param::Binary((task.created_at.as_microsecond() - EPOCH).to_be_bytes()[..].into());
     vec![
-        Param::Binary(task.id.as_bytes().to_vec()),
+        Param::Binary(task.id.as_bytes()[..].into()),
         text(&task.user),
         text(&task.title),
         optional(&task.description),
@@ -59,6 +60,6 @@ fn params(task: &Task) -> Vec<Param> {
         optional(&task.recurrence),
         time(),
         time(),
-        Param::Binary(task.version.to_be_bytes().to_vec()),
+        Param::Binary(task.version.to_be_bytes()[..].into()),
     ]
 }

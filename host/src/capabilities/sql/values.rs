@@ -1,8 +1,10 @@
 //! Guest values to and from PostgreSQL's wire formats. The server's type decides; what does not fit is refused by `$n`.
 
+use super::given::{Parameter, Scalar};
 use super::numeric;
 use crate::bindings::sql::{RowSet, Value};
 use crate::store::{Param, RawColumn, Rows};
+use bytes::{BufMut, BytesMut};
 use postgres_protocol::types as wire;
 use tokio_postgres::types::{Kind, Type};
 
@@ -12,15 +14,14 @@ const EPOCH_DATE: jiff::civil::Date = jiff::civil::date(2000, 1, 1);
 const MIDNIGHT: jiff::civil::Time = jiff::civil::time(0, 0, 0, 0);
 
 /// The parameters of one statement, for the types that the server inferred.
-pub(super) fn encode(values: Vec<Value>, types: &[Type]) -> Result<Vec<Param>, String> {
+pub(super) fn encode(values: Vec<Parameter<'_>>, types: &[Type]) -> Result<Vec<Param>, String> {
     if values.len() != types.len() {
         return Err(format!("the statement has {} parameters, {} were given", types.len(), values.len()));
     }
-    let encoded = values.into_iter().zip(types).enumerate().map(|(i, (value, ty))| {
-        let given = describe(&value);
+    let encoded = values.iter().zip(types).enumerate().map(|(i, (value, ty))| {
         parameter(value, base(ty)).map_err(|reason| {
             let why = reason.map(|r| format!(": {r}")).unwrap_or_default();
-            format!("parameter ${} is of type {}, and the {given} given does not fit{why}", i + 1, ty.name())
+            format!("parameter ${} is of type {}, and the {} given does not fit{why}", i + 1, ty.name(), value.case())
         })
     });
     encoded.collect()
@@ -29,91 +30,95 @@ pub(super) fn encode(values: Vec<Value>, types: &[Type]) -> Result<Vec<Param>, S
 /// `None`: the case does not go with the type; `Some`: it does, but this value does not.
 type Misfit = Option<String>;
 
-fn parameter(value: Value, ty: &Type) -> Result<Param, Misfit> {
-    if matches!(value, Value::Null) {
-        return Ok(Param::Null);
-    }
-    match ty.kind() {
-        Kind::Array(element) => array(value, base(element)).map(Param::Binary),
-        _ if *ty == Type::NUMERIC => numeric_text(value).map(Param::Text),
-        _ => {
-            let mut out = Vec::new();
-            scalar(&value, ty, &mut out)?;
-            Ok(Param::Binary(out))
+fn parameter(value: &Parameter<'_>, ty: &Type) -> Result<Param, Misfit> {
+    match (value, ty.kind()) {
+        (Parameter::Null, _) => Ok(Param::Null),
+        (_, Kind::Array(element)) if *base(element) == Type::NUMERIC => {
+            Err(Some("numeric arrays cannot be passed; pass text[] and cast in the statement ($1::text[]::numeric[])".to_owned()))
         }
+        (Parameter::Many(_, values), Kind::Array(element)) => array(values, base(element)).map(Param::Binary),
+        (Parameter::One(value), kind) if !matches!(kind, Kind::Array(_)) => match *ty == Type::NUMERIC {
+            true => numeric_text(value).map(Param::Text),
+            false => {
+                let mut out = BytesMut::with_capacity(value.size());
+                scalar(value, ty, &mut out)?;
+                Ok(Param::Binary(out))
+            }
+        },
+        _ => Err(None),
     }
 }
 
-fn numeric_text(value: Value) -> Result<String, Misfit> {
+fn numeric_text(value: &Scalar<'_>) -> Result<String, Misfit> {
     match value {
-        Value::Integer(n) => Ok(n.to_string()),
-        Value::Float(n) if n.is_finite() => Ok(n.to_string()),
-        Value::Numeric(text) | Value::Text(text) => match numeric::is_numeric(&text) {
-            true => Ok(text),
+        Scalar::Integer(n) => Ok(n.to_string()),
+        Scalar::Float(n) if n.is_finite() => Ok(n.to_string()),
+        Scalar::Numeric(text) | Scalar::Text(text) => match numeric::is_numeric(text) {
+            true => Ok(text.to_string()),
             false => Err(Some("it is no decimal number".to_owned())),
         },
         _ => Err(None),
     }
 }
 
-fn scalar(value: &Value, ty: &Type, out: &mut Vec<u8>) -> Result<(), Misfit> {
+fn scalar(value: &Scalar<'_>, ty: &Type, out: &mut BytesMut) -> Result<(), Misfit> {
     match (ty, value) {
-        (&Type::BOOL, Value::Boolean(b)) => out.push(u8::from(*b)),
-        (&Type::INT2, Value::Integer(n)) => out.extend(i16::try_from(*n).map_err(|_| range(n))?.to_be_bytes()),
-        (&Type::INT4, Value::Integer(n)) => out.extend(i32::try_from(*n).map_err(|_| range(n))?.to_be_bytes()),
-        (&Type::INT8, Value::Integer(n)) => out.extend(n.to_be_bytes()),
-        (&Type::FLOAT8, Value::Float(n)) => out.extend(n.to_be_bytes()),
-        (&Type::FLOAT8, Value::Integer(n)) => out.extend((*n as f64).to_be_bytes()),
-        (&Type::FLOAT4, Value::Float(n)) => out.extend((*n as f32).to_be_bytes()),
-        (&Type::FLOAT4, Value::Integer(n)) => out.extend((*n as f32).to_be_bytes()),
-        (&Type::TEXT | &Type::VARCHAR | &Type::BPCHAR | &Type::NAME | &Type::UNKNOWN, Value::Text(text)) => plain(text, out)?,
+        (&Type::BOOL, Scalar::Boolean(b)) => out.put_u8(u8::from(*b)),
+        (&Type::INT2, Scalar::Integer(n)) => out.put_slice(&i16::try_from(*n).map_err(|_| range(n))?.to_be_bytes()),
+        (&Type::INT4, Scalar::Integer(n)) => out.put_slice(&i32::try_from(*n).map_err(|_| range(n))?.to_be_bytes()),
+        (&Type::INT8, Scalar::Integer(n)) => out.put_slice(&n.to_be_bytes()),
+        (&Type::FLOAT8, Scalar::Float(n)) => out.put_slice(&n.to_be_bytes()),
+        (&Type::FLOAT8, Scalar::Integer(n)) => out.put_slice(&(*n as f64).to_be_bytes()),
+        (&Type::FLOAT4, Scalar::Float(n)) => out.put_slice(&(*n as f32).to_be_bytes()),
+        (&Type::FLOAT4, Scalar::Integer(n)) => out.put_slice(&(*n as f32).to_be_bytes()),
+        (&Type::TEXT | &Type::VARCHAR | &Type::BPCHAR | &Type::NAME | &Type::UNKNOWN, Scalar::Text(text)) => plain(text, out)?,
         // What has a text form of its own may go where text is wanted.
         (
             &Type::TEXT | &Type::VARCHAR,
-            Value::Uuid(text) | Value::Json(text) | Value::Numeric(text) | Value::Date(text) | Value::Time(text),
+            Scalar::Uuid(text) | Scalar::Json(text) | Scalar::Numeric(text) | Scalar::Date(text) | Scalar::Time(text),
         ) => {
             plain(text, out)?;
         }
-        (&Type::BYTEA, Value::Bytes(bytes)) => out.extend(bytes),
-        (&Type::UUID, Value::Uuid(text) | Value::Text(text)) => {
+        (&Type::BYTEA, Scalar::Bytes(bytes)) => out.put_slice(bytes),
+        (&Type::UUID, Scalar::Uuid(text) | Scalar::Text(text)) => {
             let id = uuid::Uuid::parse_str(text).map_err(|_| Some(format!("`{}` is no UUID", short(text))))?;
-            out.extend(id.as_bytes());
+            out.put_slice(id.as_bytes());
         }
-        (&Type::JSON | &Type::JSONB, Value::Json(text) | Value::Text(text)) => {
+        (&Type::JSON | &Type::JSONB, Scalar::Json(text) | Scalar::Text(text)) => {
             serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| Some(format!("it is no JSON ({error})")))?;
             // jsonb's binary format is a version byte and the text.
             if *ty == Type::JSONB {
-                out.push(1);
+                out.put_u8(1);
             }
-            out.extend(text.as_bytes());
+            out.put_slice(text.as_bytes());
         }
-        (&Type::DATE, Value::Date(text) | Value::Text(text)) => {
+        (&Type::DATE, Scalar::Date(text) | Scalar::Text(text)) => {
             let date: jiff::civil::Date = text.parse().map_err(|_| Some(format!("`{}` is no date (YYYY-MM-DD)", short(text))))?;
-            out.extend(EPOCH_DATE.until(date).map_err(|error| Some(error.to_string()))?.get_days().to_be_bytes());
+            out.put_slice(&EPOCH_DATE.until(date).map_err(|error| Some(error.to_string()))?.get_days().to_be_bytes());
         }
-        (&Type::TIME, Value::Time(text) | Value::Text(text)) => {
+        (&Type::TIME, Scalar::Time(text) | Scalar::Text(text)) => {
             let time: jiff::civil::Time = text.parse().map_err(|_| Some(format!("`{}` is no time (HH:MM:SS)", short(text))))?;
             let micros = MIDNIGHT.duration_until(time).as_micros();
-            out.extend(i64::try_from(micros).map_err(|_| None)?.to_be_bytes());
+            out.put_slice(&i64::try_from(micros).map_err(|_| None)?.to_be_bytes());
         }
-        (&Type::TIMESTAMPTZ | &Type::TIMESTAMP, Value::Timestamp(micros)) => {
-            out.extend(micros.checked_sub(EPOCH_MICROS).ok_or_else(|| range(micros))?.to_be_bytes());
+        (&Type::TIMESTAMPTZ | &Type::TIMESTAMP, Scalar::Timestamp(micros)) => {
+            out.put_slice(&micros.checked_sub(EPOCH_MICROS).ok_or_else(|| range(micros))?.to_be_bytes());
         }
-        (&Type::TIMESTAMPTZ, Value::Text(text)) => {
+        (&Type::TIMESTAMPTZ, Scalar::Text(text)) => {
             let at: jiff::Timestamp = text.parse().map_err(|_| Some(format!("`{}` is no RFC 3339 time", short(text))))?;
-            out.extend((at.as_microsecond() - EPOCH_MICROS).to_be_bytes());
+            out.put_slice(&(at.as_microsecond() - EPOCH_MICROS).to_be_bytes());
         }
-        (ty, Value::Text(text)) if matches!(ty.kind(), Kind::Enum(_)) => plain(text, out)?,
+        (ty, Scalar::Text(text)) if matches!(ty.kind(), Kind::Enum(_)) => plain(text, out)?,
         _ => return Err(None),
     }
     Ok(())
 }
 
-fn plain(text: &str, out: &mut Vec<u8>) -> Result<(), Misfit> {
+fn plain(text: &str, out: &mut BytesMut) -> Result<(), Misfit> {
     if text.contains('\0') {
         return Err(Some("PostgreSQL's text holds no NUL character".to_owned()));
     }
-    out.extend(text.as_bytes());
+    out.put_slice(text.as_bytes());
     Ok(())
 }
 
@@ -121,51 +126,30 @@ fn range(n: &i64) -> Misfit {
     Some(format!("{n} is out of range"))
 }
 
-fn array(value: Value, element: &Type) -> Result<Vec<u8>, Misfit> {
-    if *element == Type::NUMERIC {
-        return Err(Some(
-            "numeric arrays cannot be passed; pass text[] and cast in the statement ($1::text[]::numeric[])".to_owned(),
-        ));
-    }
-    macro_rules! elements {
-        ($list:expr, $case:expr) => {
-            $list.into_iter().map(|element| element.map($case)).collect()
-        };
-    }
-    let elements: Vec<Option<Value>> = match value {
-        Value::BooleanArray(list) => elements!(list, Value::Boolean),
-        Value::IntegerArray(list) => elements!(list, Value::Integer),
-        Value::FloatArray(list) => elements!(list, Value::Float),
-        Value::TextArray(list) => elements!(list, Value::Text),
-        Value::BytesArray(list) => elements!(list, Value::Bytes),
-        Value::JsonArray(list) => elements!(list, Value::Json),
-        Value::UuidArray(list) => elements!(list, Value::Uuid),
-        Value::TimestampArray(list) => elements!(list, Value::Timestamp),
-        _ => return Err(None),
-    };
-    let mut out = bytes::BytesMut::new();
-    let dimension = wire::ArrayDimension { len: i32::try_from(elements.len()).map_err(|_| None)?, lower_bound: 1 };
-    let (mut misfit, mut one) = (None, Vec::new());
+fn array(values: &[Option<Scalar<'_>>], element: &Type) -> Result<BytesMut, Misfit> {
+    // Each element has its length in front.
+    let size: usize = values.iter().map(|value| 4 + value.as_ref().map_or(0, Scalar::size)).sum();
+    let mut out = BytesMut::with_capacity(20 + size);
+    let dimension = wire::ArrayDimension { len: i32::try_from(values.len()).map_err(|_| None)?, lower_bound: 1 };
+    let mut misfit = None;
     let wrote = wire::array_to_sql(
         [dimension],
         element.oid(),
-        elements,
+        values,
         |value, out| {
             let Some(value) = value else {
                 return Ok(postgres_protocol::IsNull::Yes);
             };
-            one.clear();
-            scalar(&value, element, &mut one).map_err(|reason| {
+            scalar(value, element, out).map_err(|reason| {
                 misfit = Some(reason);
                 "misfit"
             })?;
-            out.extend_from_slice(&one);
             Ok(postgres_protocol::IsNull::No)
         },
         &mut out,
     );
     match (wrote, misfit) {
-        (Ok(()), _) => Ok(out.into()),
+        (Ok(()), _) => Ok(out),
         (Err(_), Some(reason)) => Err(reason),
         (Err(error), None) => Err(Some(error.to_string())),
     }
@@ -286,62 +270,53 @@ fn short(text: &str) -> String {
     }
 }
 
-fn describe(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Boolean(_) => "boolean",
-        Value::Integer(_) => "integer",
-        Value::Float(_) => "float",
-        Value::Text(_) => "text",
-        Value::Bytes(_) => "bytes",
-        Value::Numeric(_) => "numeric",
-        Value::Json(_) => "json",
-        Value::Uuid(_) => "uuid",
-        Value::Date(_) => "date",
-        Value::Time(_) => "time",
-        Value::Timestamp(_) => "timestamp",
-        Value::BooleanArray(_) => "boolean-array",
-        Value::IntegerArray(_) => "integer-array",
-        Value::FloatArray(_) => "float-array",
-        Value::TextArray(_) => "text-array",
-        Value::BytesArray(_) => "bytes-array",
-        Value::JsonArray(_) => "json-array",
-        Value::UuidArray(_) => "uuid-array",
-        Value::TimestampArray(_) => "timestamp-array",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn text(text: &str) -> Parameter<'_> {
+        Parameter::One(Scalar::Text(text.into()))
+    }
+
     #[test]
     fn a_value_that_does_not_fit_is_named_with_both_types() {
-        let error = encode(vec![Value::Boolean(true), Value::Text("x".into())], &[Type::BOOL, Type::UUID]).unwrap_err();
+        let error = encode(vec![Parameter::One(Scalar::Boolean(true)), text("x")], &[Type::BOOL, Type::UUID]).unwrap_err();
         assert_eq!(error, "parameter $2 is of type uuid, and the text given does not fit: `x` is no UUID");
-        let error = encode(vec![Value::Text("x".into())], &[Type::BOOL]).unwrap_err();
+        let error = encode(vec![text("x")], &[Type::BOOL]).unwrap_err();
         assert_eq!(error, "parameter $1 is of type bool, and the text given does not fit");
-        let error = encode(vec![Value::Integer(40_000)], &[Type::INT2]).unwrap_err();
+        let error = encode(vec![text("x")], &[Type::TEXT_ARRAY]).unwrap_err();
+        assert_eq!(error, "parameter $1 is of type _text, and the text given does not fit");
+        let error = encode(vec![Parameter::Many("text-array", vec![])], &[Type::TEXT]).unwrap_err();
+        assert_eq!(error, "parameter $1 is of type text, and the text-array given does not fit");
+        let error = encode(vec![Parameter::One(Scalar::Integer(40_000))], &[Type::INT2]).unwrap_err();
         assert!(error.contains("out of range"), "{error}");
         assert!(encode(vec![], &[Type::BOOL]).unwrap_err().contains("1 parameters, 0 were given"));
     }
 
     #[test]
     fn what_goes_out_comes_back() {
+        let (one, id) = (Parameter::One, "0191c7a0-0000-7000-8000-000000000001");
         let cases = [
-            (Value::Date("2024-02-29".into()), Type::DATE),
-            (Value::Time("23:59:59.000001".into()), Type::TIME),
-            (Value::Timestamp(-5), Type::TIMESTAMPTZ),
-            (Value::Uuid("0191c7a0-0000-7000-8000-000000000001".into()), Type::UUID),
-            (Value::Json("{\"a\":[1]}".into()), Type::JSONB),
-            (Value::TextArray(vec![Some("a".into()), None]), Type::TEXT_ARRAY),
-            (Value::IntegerArray(vec![]), Type::INT4_ARRAY),
-            (Value::UuidArray(vec![Some("0191c7a0-0000-7000-8000-000000000001".into())]), Type::UUID_ARRAY),
+            (one(Scalar::Date("2024-02-29".into())), Type::DATE, Value::Date("2024-02-29".into())),
+            (one(Scalar::Time("23:59:59.000001".into())), Type::TIME, Value::Time("23:59:59.000001".into())),
+            (one(Scalar::Timestamp(-5)), Type::TIMESTAMPTZ, Value::Timestamp(-5)),
+            (one(Scalar::Uuid(id.into())), Type::UUID, Value::Uuid(id.into())),
+            (one(Scalar::Json("{\"a\":[1]}".into())), Type::JSONB, Value::Json("{\"a\":[1]}".into())),
+            (
+                Parameter::Many("text-array", vec![Some(Scalar::Text("a".into())), None]),
+                Type::TEXT_ARRAY,
+                Value::TextArray(vec![Some("a".into()), None]),
+            ),
+            (Parameter::Many("integer-array", vec![]), Type::INT4_ARRAY, Value::IntegerArray(vec![])),
+            (
+                Parameter::Many("uuid-array", vec![Some(Scalar::Uuid(id.into()))]),
+                Type::UUID_ARRAY,
+                Value::UuidArray(vec![Some(id.into())]),
+            ),
         ];
-        for (value, ty) in cases {
-            let expected = format!("{value:?}");
-            let Ok(Param::Binary(raw)) = parameter(value, &ty) else { panic!("{expected}") };
-            assert_eq!(format!("{:?}", column(&raw, &ty).unwrap()), expected);
+        for (given, ty, expected) in cases {
+            let Ok(Param::Binary(raw)) = parameter(&given, &ty) else { panic!("{given:?}") };
+            assert_eq!(format!("{:?}", column(&raw, &ty).unwrap()), format!("{expected:?}"));
         }
     }
 }

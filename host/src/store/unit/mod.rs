@@ -27,7 +27,6 @@ use statements::{Opening, RESUME, XID, collect};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use tokio_postgres::Statement;
-use tokio_postgres::types::Type;
 use types::WaitingChanges;
 
 /// One invocation's transaction. It is opened at the first need, and whatever happens to it, [`Unit::commit`] or [`Unit::rollback`] says so;
@@ -133,19 +132,18 @@ impl Unit {
         keys: &[&[u8]],
         cap: i64,
     ) -> Result<Noted, StatementError> {
-        // A copy within the batch is one as well, whatever its day.
-        let mut seen = HashSet::new();
-        let firsts: Vec<usize> =
-            (0..identities.len()).filter(|&i| seen.insert((&identities[i].source, &identities[i].id))).collect();
-        let buckets: Vec<i32> = firsts.iter().map(|&i| identities[i].bucket).collect();
-        let sources: Vec<&str> = firsts.iter().map(|&i| identities[i].source.as_str()).collect();
-        let ids: Vec<&str> = firsts.iter().map(|&i| identities[i].id.as_str()).collect();
+        let days = (identities.iter().map(|i| i.bucket).min(), identities.iter().map(|i| i.bucket).max());
+        // A copy within the batch is one as well: of one day, the index finds it; of several, nobody else would.
+        let firsts = (days.0 != days.1).then(|| firsts(identities));
+        let noting = firsts.as_deref().unwrap_or(identities);
+        let buckets: Vec<i32> = noting.iter().map(|identity| identity.bucket).collect();
+        let sources: Vec<&str> = noting.iter().map(|identity| identity.source.as_str()).collect();
+        let ids: Vec<&str> = noting.iter().map(|identity| identity.id.as_str()).collect();
 
         let begin = self.context.begin();
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let (client, host) = (&connection.client, &connection.host);
         self.busy = true;
-        let days = (buckets.iter().min().copied(), buckets.iter().max().copied());
         let (begun, entered, rows, held, id) = future::join5(
             client.batch_execute(&begin),
             client.query_one(&host.enter, &[&scope.0, &days.0, &days.1]),
@@ -166,12 +164,16 @@ impl Unit {
         let (rows, held) = (rows?, held?);
         self.xid = id?.get(0);
         self.wrote = true;
-        let new: HashSet<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let new = match rows.len() == identities.len() {
+            true => (0..rows.len()).collect(),
+            false => {
+                let mut noted: HashSet<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+                let is_new = |&i: &usize| noted.remove(&(identities[i].source.as_str(), identities[i].id.as_str()));
+                (0..identities.len()).filter(is_new).collect()
+            }
+        };
         Ok(Noted {
-            new: firsts
-                .into_iter()
-                .filter(|&i| new.contains(&(identities[i].source.as_str(), identities[i].id.as_str())))
-                .collect(),
+            new,
             blocked: held.iter().map(|row| (row.get(0), row.get(1))).filter(|(_, count)| *count > 0).collect(),
             single: held.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect(),
         })
@@ -231,32 +233,40 @@ impl Unit {
         ended.map_err(|error| self.doom(error))
     }
 
-    /// Runs one statement of the handler. `encode` turns the handler's values into parameters of the types that the server inferred.
+    /// Prepares a statement of the handler, unless it is: its parameters' types are known then.
+    pub async fn prepare(&mut self, statement: &StatementText) -> Result<Statement, StatementError> {
+        self.ensure_sound()?;
+        let prepared = self.prepare_inner(&statement.text).await;
+        prepared.inspect_err(|error| self.doom_by(statement, error))
+    }
+
+    /// Runs a prepared statement of the handler. Parameters that could not be encoded fail it.
     pub async fn run(
         &mut self,
         statement: &StatementText,
-        encode: impl FnOnce(&[Type]) -> Result<Vec<Param>, String>,
+        prepared: &Statement,
+        params: Result<Vec<Param>, String>,
     ) -> Result<Rows, StatementError> {
         self.ensure_sound()?;
-        let ran = self.run_inner(statement, encode).await;
-        ran.inspect_err(|error| {
-            // The operator's copy names the statement; its values are in the parameters, which nobody logs.
-            let message = format!("{} in: {}", error.message, excerpt(&statement.text));
-            self.doom(StatementError { message, ..error.clone() });
-        })
+        let ran = match params {
+            Ok(params) => self.run_inner(statement, prepared, &params).await,
+            Err(message) => Err(StatementError::new(Kind::Parameter, message)),
+        };
+        ran.inspect_err(|error| self.doom_by(statement, error))
+    }
+
+    /// The operator's copy names the statement; its values are in the parameters, which nobody logs.
+    fn doom_by(&mut self, statement: &StatementText, error: &StatementError) {
+        let message = format!("{} in: {}", error.message, excerpt(&statement.text));
+        self.doom(StatementError { message, ..error.clone() });
     }
 
     async fn run_inner(
         &mut self,
         statement: &StatementText,
-        encode: impl FnOnce(&[Type]) -> Result<Vec<Param>, String>,
+        prepared: &Statement,
+        params: &[Param],
     ) -> Result<Rows, StatementError> {
-        let text: &str = &statement.text;
-        let prepared = match lease(&mut self.lease, &self.pool).await?.connection().cached(self.context.scope, text) {
-            Some(prepared) => prepared,
-            None => self.prepare(text).await?,
-        };
-        let params = encode(prepared.params()).map_err(|message| StatementError::new(Kind::Parameter, message))?;
         // The transaction's id must be known before COMMIT is sent; it rides behind the first statement that may have drawn one.
         let ask_xid = statement.writes && self.xid.is_none();
         let opening = self.opening();
@@ -271,7 +281,7 @@ impl Unit {
                 None => Ok(None),
             }
         };
-        let (opened, rows, id) = future::join3(opening.send(connection), collect(client, &prepared, &params, limit), asked).await;
+        let (opened, rows, id) = future::join3(opening.send(connection), collect(client, prepared, params, limit), asked).await;
         self.busy = false;
         self.opened(opened)?;
         // The statement's own error says more than the 25P02 that follows from it.
@@ -283,10 +293,13 @@ impl Unit {
         Ok(rows)
     }
 
-    /// Prepares a statement of the handler on this unit's connection, inside the unit: names mean what they mean to its role.
-    async fn prepare(&mut self, text: &str) -> Result<Statement, StatementError> {
-        let opening = self.opening();
+    /// On this unit's connection, inside the unit: names mean what they mean to its role.
+    async fn prepare_inner(&mut self, text: &str) -> Result<Statement, StatementError> {
         let scope = self.context.scope;
+        if let Some(prepared) = lease(&mut self.lease, &self.pool).await?.connection().cached(scope, text) {
+            return Ok(prepared);
+        }
+        let opening = self.opening();
         self.busy = true;
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let client = &connection.client;
@@ -352,6 +365,12 @@ impl std::fmt::Debug for Unit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Unit").field("began", &self.began).field("doomed", &self.doomed).finish_non_exhaustive()
     }
+}
+
+/// Each identity once, whatever its day: as it comes first.
+fn firsts<'a>(identities: &[&'a Identity]) -> Vec<&'a Identity> {
+    let mut seen = HashSet::new();
+    identities.iter().copied().filter(|identity| seen.insert((&identity.source, &identity.id))).collect()
 }
 
 /// The connection of a unit, lent at the first need.

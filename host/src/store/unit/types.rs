@@ -2,6 +2,7 @@
 
 use crate::store::Scope;
 use crate::store::waiting::{self, Claim, Consumer, Parked};
+use bytes::BytesMut;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -105,13 +106,13 @@ pub enum Param {
     /// NULL.
     Null,
     /// In PostgreSQL's binary format.
-    Binary(Vec<u8>),
+    Binary(BytesMut),
     /// In PostgreSQL's text format.
     Text(String),
 }
 
 impl ToSql for Param {
-    fn to_sql(&self, _: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         match self {
             Self::Null => return Ok(IsNull::Yes),
             Self::Binary(bytes) => out.extend_from_slice(bytes),

@@ -259,7 +259,7 @@ fn due(row: &Row) -> Due {
         claim: Claim { id: row.get(0), token: row.get(1), scope: Scope(row.get(2)), topic: topic.clone(), key: key.clone() },
         group: row.get(5),
         record: Arc::new(Record {
-            topic,
+            topic: topic.into(),
             partition: row.get(6),
             offset: row.get(7),
             key,

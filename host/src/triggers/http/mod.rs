@@ -110,7 +110,7 @@ impl HttpTrigger {
         let origin = Origin {
             subject: subject.unwrap_or_default(),
             correlation_id: ids.correlation.clone(),
-            causes: vec![ids.cause()],
+            cause: ids.cause(),
             key,
             rehearse: false,
         };

@@ -1,8 +1,8 @@
 //! Record → CloudEvent 1.0, by the Kafka protocol binding: structured (`content-type: application/cloudevents+json`) or binary (`ce_…`
 //! headers). A record without either that holds a structured event all the same is taken as one, so that `kcat` can be used by hand.
 
-use crate::bindings::events::Event;
-use crate::capabilities::publish::{Cause, is_json, storable};
+use crate::capabilities::publish::{is_json, storable};
+use crate::engine::{Bytes, Content, Item, Text};
 use crate::manifest::Payload;
 use crate::store::{Identity, Record, bucket_of};
 use base64::Engine as _;
@@ -10,13 +10,15 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The event of a record, or why it is none.
-pub(super) fn decode(record: &Record, payload: Payload) -> Result<Event, String> {
-    match payload {
-        Payload::CloudEvents => cloudevent(record),
-        Payload::Raw => Ok(raw(record)),
-    }
+pub(super) fn decode(record: Arc<Record>, payload: Payload) -> Result<Item, String> {
+    let (identity, content) = match payload {
+        Payload::CloudEvents => cloudevent(&record)?,
+        Payload::Raw => raw(&record),
+    };
+    Ok(Item::new(record, identity, content))
 }
 
 /// The identity of a record that carries none of its own: its partition as `source`, its offset as `id`.
@@ -26,36 +28,29 @@ pub(super) fn identity_of(record: &Record) -> Identity {
 }
 
 /// Any bytes, as an event of the type `raw`. A trace is taken from the record's headers.
-fn raw(record: &Record) -> Event {
+fn raw(record: &Record) -> (Identity, Content) {
     let carried = ["correlationid", "traceparent", "tracestate"];
-    let extension = |name: &str| Some((name.to_owned(), record.header(name)?.to_owned()));
-    let Identity { source, id, .. } = identity_of(record);
-    Event {
-        id,
-        source,
-        type_: "raw".to_owned(),
+    let text = |text| Text::of(record, Cow::Borrowed(text));
+    let content = Content {
+        type_: text("raw"),
         time: None,
         subject: None,
-        datacontenttype: record.header("content-type").map(str::to_owned),
+        datacontenttype: record.header("content-type").map(text),
         dataschema: None,
-        extensions: carried.into_iter().filter_map(extension).collect(),
-        data: record.value.clone(),
-        topic: record.topic.clone(),
-        partition: record.partition,
-        offset: record.offset,
-        key: record.key.clone(),
-        timestamp: record.timestamp,
-    }
+        extensions: carried.into_iter().filter_map(|name| Some((text(name), text(record.header(name)?)))).collect(),
+        data: record.value.as_deref().map(|value| Bytes::of(record, Cow::Borrowed(value))),
+    };
+    (identity_of(record), content)
 }
 
-fn cloudevent(record: &Record) -> Result<Event, String> {
+fn cloudevent(record: &Record) -> Result<(Identity, Content), String> {
     let content_type = record.header("content-type").unwrap_or_default();
     let begins = |with: &str| content_type.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with));
     if begins("application/cloudevents-batch") {
         return Err("it is a batch of CloudEvents; one record holds one event".to_owned());
     }
     let structured = begins("application/cloudevents");
-    if structured && !is_json(&content_type.to_ascii_lowercase()) {
+    if structured && !is_json(content_type) {
         return Err(format!("its format `{content_type}` is not JSON"));
     }
     if !structured && record.header("ce_specversion").is_some() {
@@ -70,170 +65,204 @@ fn cloudevent(record: &Record) -> Result<Event, String> {
     })
 }
 
-/// What an event's effects go on from.
-pub(super) fn cause(event: &Event) -> Cause {
-    let extension = |name: &str| event.extensions.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    Cause { correlation_id: extension("correlationid"), traceparent: extension("traceparent") }
-}
-
 /// The name of a member, copied only if it is escaped.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// By name, each name once, the last one given. There are about ten, for which a vector is much cheaper than a map.
-#[derive(Debug)]
-struct ByName<'a, T>(Vec<(Cow<'a, str>, T)>);
+/// The members of a JSON object in their order. There are about ten, for which a vector is much cheaper than a map.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-/// Context attributes in their string form.
-type Attributes<'a> = ByName<'a, String>;
-
-impl<'a, T> ByName<'a, T> {
-    fn new(mut pairs: Vec<(Cow<'a, str>, T)>) -> Self {
-        // Stable, so of two with one name the later one stands behind; it is kept.
-        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
-        pairs.dedup_by(|later, kept| {
-            let same = later.0 == kept.0;
-            if same {
-                std::mem::swap(later, kept);
-            }
-            same
-        });
-        Self(pairs)
-    }
-
-    fn get(&self, name: &str) -> Option<&T> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
-    }
-
-    fn remove(&mut self, name: &str) -> Option<T> {
-        let at = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.remove(at).1)
-    }
-}
-
-impl<'de> Deserialize<'de> for ByName<'de, &'de RawValue> {
+impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = ByName<'de, &'de RawValue>;
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a JSON object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut pairs = Vec::with_capacity(16);
+                let mut members = Vec::with_capacity(16);
                 while let Some((Name(name), value)) = map.next_entry()? {
-                    pairs.push((name, value));
+                    members.push((name, value));
                 }
-                Ok(ByName::new(pairs))
+                Ok(Members(members))
             }
         }
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(Object)
     }
 }
 
-fn from_json(record: &Record, value: &[u8]) -> Result<Event, String> {
-    let members: ByName<'_, &RawValue> =
-        serde_json::from_slice(value).map_err(|error| format!("it is no JSON object: {error}"))?;
-    let mut text = Vec::with_capacity(members.0.len());
-    let mut data = None;
-    for (name, raw) in members.0 {
+/// What a record says of an event. Of two things with one name the later one counts.
+#[derive(Default)]
+struct Found<'a> {
+    specversion: Option<Said<'a>>,
+    id: Option<Said<'a>>,
+    source: Option<Said<'a>>,
+    type_: Option<Said<'a>>,
+    time: Option<Said<'a>>,
+    subject: Option<Said<'a>>,
+    datacontenttype: Option<Said<'a>>,
+    dataschema: Option<Said<'a>>,
+    extensions: Vec<(Cow<'a, str>, Said<'a>)>,
+}
+
+/// The value of an attribute, not read yet.
+#[derive(Clone, Copy)]
+enum Said<'a> {
+    Json(&'a RawValue),
+    Header(&'a [u8]),
+}
+
+impl<'a> Found<'a> {
+    fn set(&mut self, name: Cow<'a, str>, value: Said<'a>) {
+        let place = match &*name {
+            "specversion" => &mut self.specversion,
+            "id" => &mut self.id,
+            "source" => &mut self.source,
+            "type" => &mut self.type_,
+            "time" => &mut self.time,
+            "subject" => &mut self.subject,
+            "datacontenttype" => &mut self.datacontenttype,
+            "dataschema" => &mut self.dataschema,
+            _ => return self.extensions.push((name, value)),
+        };
+        *place = Some(value);
+    }
+
+    /// Each once, by name.
+    fn extensions(mut self) -> Vec<(Cow<'a, str>, Said<'a>)> {
+        // Stable, so of two with one name the later one stands behind; it is kept.
+        self.extensions.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.extensions.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+        self.extensions
+    }
+}
+
+impl<'a> Said<'a> {
+    /// The string form of an attribute; null counts as absent.
+    fn text(self, name: &str) -> Result<Option<Cow<'a, str>>, String> {
+        let raw = match self {
+            Self::Json(raw) => raw.get(),
+            Self::Header(bytes) => {
+                let text = std::str::from_utf8(bytes).map_err(|_| format!("the header of its `{name}` is not UTF-8"))?;
+                return Ok(Some(text.into()));
+            }
+        };
+        // Nearly all are text without an escape, which needs no second parser.
+        if let Some(text) = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
+            && !text.contains('\\')
+        {
+            return Ok(Some(text.into()));
+        }
+        match serde_json::from_str::<serde_json::Value>(raw) {
+            Ok(serde_json::Value::Null) => Ok(None),
+            Ok(serde_json::Value::String(text)) => Ok(Some(text.into())),
+            Ok(serde_json::Value::Bool(value)) => Ok(Some(value.to_string().into())),
+            Ok(serde_json::Value::Number(number)) => Ok(Some(number.to_string().into())),
+            _ => Err(format!("attribute `{name}` is neither text, number nor boolean")),
+        }
+    }
+}
+
+fn from_json(record: &Record, value: &[u8]) -> Result<(Identity, Content), String> {
+    let Members(members) = serde_json::from_slice(value).map_err(|error| format!("it is no JSON object: {error}"))?;
+    let mut found = Found::default();
+    let (mut data, mut base64) = (None, None);
+    for (name, raw) in members {
+        let present = || Some(raw.get()).filter(|raw| *raw != "null");
         match &*name {
-            "data" => data = (raw.get() != "null").then(|| raw.get().as_bytes().to_vec()),
-            "data_base64" => {
-                let encoded: String = serde_json::from_str(raw.get()).map_err(|_| "`data_base64` is no string".to_owned())?;
-                let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
-                data = Some(decoded.map_err(|error| format!("`data_base64` is no base64: {error}"))?);
-            }
-            _ => {
-                if let Some(value) = attribute(&name, raw)? {
-                    text.push((name, value));
-                }
-            }
+            "data" => data = present(),
+            "data_base64" => base64 = present(),
+            _ => found.set(name, Said::Json(raw)),
         }
     }
-    let text = ByName(text);
-    // A payload of another kind travels as a JSON string (JSON event format, 3.1): the handler gets what is in it.
-    let media = text.get("datacontenttype").map_or("application/json", String::as_str);
-    if !is_json(media)
-        && let Some(Ok(content)) = data.as_deref().map(serde_json::from_slice::<String>)
-    {
-        data = Some(content.into_bytes());
-    }
-    event(record, text, data)
+    let (identity, mut content) = event(record, found)?;
+    let bytes = match (base64, data) {
+        (Some(base64), _) => {
+            let encoded: String = serde_json::from_str(base64).map_err(|_| "`data_base64` is no string".to_owned())?;
+            let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
+            Some(Cow::Owned(decoded.map_err(|error| format!("`data_base64` is no base64: {error}"))?))
+        }
+        (None, Some(data)) => {
+            let is_json = content.datacontenttype.as_ref().is_none_or(|media| is_json(media.within(record)));
+            // A payload of another kind travels as a JSON string (JSON event format, 3.1): the handler gets what is in it.
+            let text = if is_json { None } else { serde_json::from_str::<String>(data).ok() };
+            Some(text.map_or(Cow::Borrowed(data.as_bytes()), |text| Cow::Owned(text.into_bytes())))
+        }
+        (None, None) => None,
+    };
+    content.data = bytes.map(|bytes| Bytes::of(record, bytes));
+    Ok((identity, content))
 }
 
-/// The string form of a context attribute; null counts as absent.
-fn attribute(name: &str, raw: &RawValue) -> Result<Option<String>, String> {
-    // Nearly all are text without an escape, which needs no second parser.
-    if let Some(text) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
-        && !text.contains('\\')
-    {
-        return Ok(Some(text.to_owned()));
-    }
-    match serde_json::from_str::<serde_json::Value>(raw.get()) {
-        Ok(serde_json::Value::Null) => Ok(None),
-        Ok(serde_json::Value::String(text)) => Ok(Some(text)),
-        Ok(serde_json::Value::Bool(value)) => Ok(Some(value.to_string())),
-        Ok(serde_json::Value::Number(number)) => Ok(Some(number.to_string())),
-        _ => Err(format!("attribute `{name}` is neither text, number nor boolean")),
-    }
-}
-
-fn binary(record: &Record) -> Result<Event, String> {
-    let mut text = Vec::new();
+fn binary(record: &Record) -> Result<(Identity, Content), String> {
+    let mut found = Found::default();
     for (key, value) in &record.headers {
         let key = key.to_ascii_lowercase();
         let name = match (key.strip_prefix("ce_"), key.as_str()) {
-            (Some(name), _) => name,
-            (None, "content-type") => "datacontenttype",
+            (Some(name), _) => name.to_owned(),
+            (None, "content-type") => "datacontenttype".to_owned(),
             _ => continue,
         };
-        let value =
-            std::str::from_utf8(value.as_deref().unwrap_or_default()).map_err(|_| format!("header `{key}` is not UTF-8"))?;
-        text.push((Cow::Owned(name.to_owned()), value.to_owned()));
+        found.set(name.into(), Said::Header(value.as_deref().unwrap_or_default()));
     }
-    event(record, ByName::new(text), record.value.clone())
+    let (identity, content) = event(record, found)?;
+    Ok((identity, Content { data: record.value.as_deref().map(|value| Bytes::of(record, value.into())), ..content }))
 }
 
-fn event(record: &Record, mut attributes: Attributes<'_>, data: Option<Vec<u8>>) -> Result<Event, String> {
-    match attributes.remove("specversion").as_deref() {
+fn optional<'a>(name: &str, said: Option<Said<'a>>) -> Result<Option<Cow<'a, str>>, String> {
+    said.map_or(Ok(None), |said| said.text(name))
+}
+
+fn required<'a>(name: &str, said: Option<Said<'a>>) -> Result<Cow<'a, str>, String> {
+    let text = optional(name, said)?.filter(|text| !text.is_empty()).ok_or_else(|| format!("it has no `{name}`"))?;
+    storable(name, &text).map(|()| text)
+}
+
+/// The event without its data.
+fn event(record: &Record, found: Found<'_>) -> Result<(Identity, Content), String> {
+    match optional("specversion", found.specversion)?.as_deref() {
         Some("1.0") => {}
         Some(other) => return Err(format!("its specversion is `{other}`; 1.0 is understood")),
         None => return Err("it has no `specversion`, so it is no CloudEvent".to_owned()),
     }
-    let mut required = |name: &str| match attributes.remove(name) {
-        Some(value) if !value.is_empty() => Ok(value),
-        _ => Err(format!("it has no `{name}`")),
+    let (id, source) = (required("id", found.id)?, required("source", found.source)?);
+    let type_ = required("type", found.type_)?;
+    let time = optional("time", found.time)?.map(|text| match text.parse::<jiff::Timestamp>() {
+        Ok(time) => Ok(time.as_microsecond()),
+        Err(_) => Err(format!("its time `{text}` is not RFC 3339")),
+    });
+    let text = |text| Text::of(record, text);
+    let identity = Identity { source: source.into_owned(), id: id.into_owned(), bucket: bucket_of(record.timestamp) };
+    let content = Content {
+        type_: text(type_),
+        time: time.transpose()?,
+        subject: optional("subject", found.subject)?.map(text),
+        datacontenttype: optional("datacontenttype", found.datacontenttype)?.map(text),
+        dataschema: optional("dataschema", found.dataschema)?.map(text),
+        extensions: extensions(record, found)?,
+        data: None,
     };
-    let (id, source, type_) = (required("id")?, required("source")?, required("type")?);
-    for (name, value) in [("id", &id), ("source", &source), ("type", &type_)] {
-        storable(name, value)?;
-    }
-    let time = match attributes.remove("time") {
-        None => None,
-        Some(text) => {
-            let time: jiff::Timestamp = text.parse().map_err(|_| format!("its time `{text}` is not RFC 3339"))?;
-            Some(time.as_microsecond())
+    Ok((identity, content))
+}
+
+fn extensions(record: &Record, found: Found<'_>) -> Result<Vec<(Text, Text)>, String> {
+    let found = found.extensions();
+    let mut extensions = Vec::with_capacity(found.len());
+    for (name, said) in found {
+        if let Some(value) = said.text(&name)? {
+            extensions.push((Text::of(record, name), Text::of(record, value)));
         }
-    };
-    Ok(Event {
-        id,
-        source,
-        type_,
-        time,
-        subject: attributes.remove("subject"),
-        datacontenttype: attributes.remove("datacontenttype"),
-        dataschema: attributes.remove("dataschema"),
-        extensions: attributes.0.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
-        data,
-        topic: record.topic.clone(),
-        partition: record.partition,
-        offset: record.offset,
-        key: record.key.clone(),
-        timestamp: record.timestamp,
-    })
+    }
+    Ok(extensions)
 }
 
 #[cfg(test)]
@@ -252,11 +281,14 @@ mod tests {
         }
     }
 
+    fn read(record: Record) -> Result<Item, String> {
+        decode(record.into(), Payload::CloudEvents)
+    }
+
     #[test]
     fn c12_structured_and_binary_give_the_same_event() {
         let json = r#"{"specversion":"1.0","id":"1","source":"shop","type":"placed","time":"1970-01-01T00:00:01Z","n":5,"data":{"a": 1}}"#;
-        let structured =
-            cloudevent(&record(&[("Content-Type", "application/cloudevents+json; charset=UTF-8")], Some(json))).unwrap();
+        let structured = read(record(&[("Content-Type", "application/cloudevents+json; charset=UTF-8")], Some(json))).unwrap();
         let headers = [
             ("ce_specversion", "1.0"),
             ("ce_id", "1"),
@@ -265,22 +297,51 @@ mod tests {
             ("ce_time", "1970-01-01T00:00:01Z"),
             ("ce_n", "5"),
         ];
-        let binary = cloudevent(&record(&headers, Some("{\"a\": 1}"))).unwrap();
-        assert_eq!(format!("{structured:?}"), format!("{binary:?}"));
-        assert_eq!(structured.time, Some(1_000_000));
-        assert_eq!(structured.extensions, [("n".to_owned(), "5".to_owned())]);
-        assert_eq!(structured.data.as_deref(), Some(&b"{\"a\": 1}"[..]));
+        let binary = read(record(&headers, Some("{\"a\": 1}"))).unwrap();
+        let shown = |item: &Item| item.seen(|event| format!("{event:?}"));
+        assert_eq!(shown(&structured), shown(&binary));
+        structured.seen(|event| {
+            assert_eq!((event.id, event.source, event.type_), ("1", "shop", "placed"));
+            assert_eq!((event.time, event.extensions), (Some(1_000_000), &[("n", "5")][..]));
+            assert_eq!(event.data, Some(&b"{\"a\": 1}"[..]));
+        });
     }
 
     #[test]
     fn c12_of_an_attribute_that_comes_twice_the_last_one_counts() {
         let json = r#"{"specversion":"1.0","id":"1","z":"a","source":"s","type":"t","id":"2","z":"b","a":"c","z":"d","data":1,"data":2}"#;
-        let structured = cloudevent(&record(&[], Some(json))).unwrap();
-        assert_eq!((structured.id.as_str(), structured.data.as_deref()), ("2", Some(&b"2"[..])));
-        let extensions = [("a".to_owned(), "c".to_owned()), ("z".to_owned(), "d".to_owned())];
-        assert_eq!(structured.extensions, extensions);
+        read(record(&[], Some(json))).unwrap().seen(|event| {
+            assert_eq!((event.id, event.data), ("2", Some(&b"2"[..])));
+            assert_eq!(event.extensions, [("a", "c"), ("z", "d")]);
+        });
         let headers = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "s"), ("ce_type", "t"), ("CE_id", "2")];
-        assert_eq!(cloudevent(&record(&headers, None)).unwrap().id, "2");
+        assert_eq!(read(record(&headers, None)).unwrap().identity.id, "2");
+        // What does not count need not be right.
+        let wrong = r#"{"specversion":"1.0","id":[],"source":"s","type":"t","x":{},"data_base64":5,"x":"a","id":"1","data_base64":"AA=="}"#;
+        read(record(&[], Some(wrong))).unwrap().seen(|event| {
+            assert_eq!((event.id, event.extensions, event.data), ("1", &[("x", "a")][..], Some(&[0][..])));
+        });
+        // Null counts as absent, and for the last one as well.
+        let gone = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","z":"a","subject":"a","z":null,"subject":null}"#;
+        read(record(&[], Some(gone))).unwrap().seen(|event| assert_eq!((event.subject, event.extensions), (None, &[][..])));
+    }
+
+    #[test]
+    fn c12_escapes_and_payloads_of_other_kinds_are_what_they_stand_for() {
+        let escaped = r#"{"specversion":"1.0","\u0069d":"a\"b","source":"s","type":"t","n\u00e9":"\u00e9","subject":"","data_base64":"AP8="}"#;
+        read(record(&[], Some(escaped))).unwrap().seen(|event| {
+            assert_eq!((event.id, event.subject, event.extensions), ("a\"b", Some(""), &[("né", "é")][..]));
+            assert_eq!(event.data, Some(&[0, 255][..]));
+        });
+        let text = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","datacontenttype":"text/plain","data":"a\nb"}"#;
+        read(record(&[], Some(text))).unwrap().seen(|event| assert_eq!(event.data, Some(&b"a\nb"[..])));
+        let raw = decode(record(&[("TraceParent", "00-a")], Some("\u{1}")).into(), Payload::Raw).unwrap();
+        let both = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":"AP8=","data":null}"#;
+        read(record(&[], Some(both))).unwrap().seen(|event| assert_eq!(event.data, Some(&[0, 255][..])));
+        raw.seen(|event| {
+            assert_eq!((event.id, event.source, event.type_), ("7", "//kafka/orders/0", "raw"));
+            assert_eq!((event.extensions, event.data), (&[("traceparent", "00-a")][..], Some(&[1][..])));
+        });
     }
 
     #[test]
@@ -303,7 +364,7 @@ mod tests {
                 "1001 bytes",
             ),
         ] {
-            let reason = cloudevent(&record(headers, value)).unwrap_err();
+            let reason = read(record(headers, value)).unwrap_err();
             assert!(reason.contains(says), "{value:?}: {reason}");
         }
     }

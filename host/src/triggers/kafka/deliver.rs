@@ -63,7 +63,7 @@ impl Delivery {
         let timestamp = jiff::Timestamp::now().as_millisecond();
         let mut works = Vec::new();
         for record in records {
-            let record = Arc::new(Record { topic: topic.to_owned(), partition: 0, offset: *first, timestamp, ..record });
+            let record = Arc::new(Record { topic: topic.into(), partition: 0, offset: *first, timestamp, ..record });
             *first += 1;
             match Work::decode(record, payload) {
                 Ok(work) if batch.wants(&work) => {
@@ -144,9 +144,9 @@ impl OpenBatch {
     async fn solve(&mut self, runner: &Runner, works: Vec<Work>) -> Result<(), String> {
         let mut parts = VecDeque::from([Part::whole(works)]);
         while let Some(Part { works, .. }) = parts.pop_front() {
-            let (mut works, waiting): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| !self.is_held(work));
+            let (works, waiting): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| !self.is_held(work));
             waiting.iter().for_each(|work| self.note(work, Delivered::Waiting));
-            match runner.invoke((self.term, &self.handler), &self.consumer, Fence::Inbox, &mut works, false).await {
+            match runner.invoke((self.term, &self.handler), &self.consumer, Fence::Inbox, &works, false).await {
                 _ if works.is_empty() => {}
                 Ok(_) => works.iter().for_each(|work| self.done(work)),
                 Err(failure) if failure.is_host_fault() => return Err(failure.to_string()),
@@ -158,7 +158,7 @@ impl OpenBatch {
     }
 
     fn wants(&self, work: &Work) -> bool {
-        wants(&self.handler, &self.consumer.group, &work.record.topic, &work.type_)
+        wants(&self.handler, &self.consumer.group, &work.record.topic, work.event_type())
     }
 
     fn is_held(&self, work: &Work) -> bool {

@@ -3,11 +3,13 @@
 use super::assign::{GroupContext, Held, Lane, Turn, assigned};
 use super::places::{Gone, Place, Places, positions};
 use super::queue::Queue;
+use super::record::Arrived;
 use super::runner::Runner;
 use super::worker::Worker;
-use super::{CUT, Group, KafkaTrigger, record};
+use super::{CUT, Group, KafkaTrigger};
 use crate::kafka::KafkaContext;
 use crate::kafka::offsets::{TopicPartition, list};
+use crate::manifest::Payload;
 use crate::store::{Consumer as Consuming, Order, Scope, Scopes};
 use futures_util::{FutureExt, Stream, StreamExt};
 use rdkafka::TopicPartitionList;
@@ -51,6 +53,24 @@ enum Errand {
     Looked(Vec<(Turn, Gone)>),
     /// It came to nothing.
     Nothing,
+}
+
+/// Records of one partition that came one behind the other.
+#[derive(Default)]
+struct Run {
+    queue: Option<Arc<Queue>>,
+    payload: Payload,
+    records: Vec<Arrived>,
+}
+
+impl Run {
+    fn hand_over(&mut self) {
+        if let Some(queue) = &self.queue
+            && !self.records.is_empty()
+        {
+            queue.push(std::mem::take(&mut self.records));
+        }
+    }
 }
 
 impl Reader {
@@ -102,24 +122,41 @@ impl Reader {
         first: KafkaResult<BorrowedMessage<'a>>,
         records: &mut (impl Stream<Item = KafkaResult<BorrowedMessage<'a>>> + Unpin),
     ) -> KafkaResult<()> {
-        self.received(&first?);
-        for _ in 1..BURST {
-            let Some(read) = records.next().now_or_never().flatten() else { break };
-            self.received(&read?);
-        }
-        Ok(())
+        let mut run = Run::default();
+        let mut next = Some(first);
+        let mut left = BURST;
+        let ended = loop {
+            match next {
+                Some(Ok(message)) => self.received(&message, &mut run),
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
+            }
+            left -= 1;
+            if left == 0 {
+                break Ok(());
+            }
+            next = records.next().now_or_never().flatten();
+        };
+        run.hand_over();
+        ended
     }
 
-    fn received(&mut self, message: &BorrowedMessage<'_>) {
-        let of: TopicPartition = (message.topic().to_owned(), message.partition());
-        let held = self.held.clone();
-        if let Some(queue) = held.queue(&of, || self.open(&of)) {
-            queue.push(record::detach(message));
+    fn received(&mut self, message: &BorrowedMessage<'_>, run: &mut Run) {
+        // The partition may have been taken away since the last record: its queue is closed then.
+        if run.queue.as_ref().is_none_or(|queue| !queue.is_of(message) || queue.is_closed()) {
+            run.hand_over();
+            let of: TopicPartition = (message.topic().to_owned(), message.partition());
+            let held = self.held.clone();
+            run.queue = held.queue(&of, || self.open(&of));
+            run.payload = self.runner.payload(message.topic());
+        }
+        if let Some(queue) = &run.queue {
+            run.records.push(Arrived::read(message, &queue.topic, run.payload));
         }
     }
 
     fn open(&mut self, of: &TopicPartition) -> Lane {
-        let queue = Arc::new(Queue::new(self.client.clone(), of.0.clone(), of.1));
+        let queue = Arc::new(Queue::new(self.client.clone(), of.0.as_str().into(), of.1));
         let Group { name, handler, .. } = &*self.group;
         let consuming = Consuming { scope: self.scope, group: name.clone(), handler: handler.clone() };
         let worker = Worker::new(self.runner.clone(), self.group.clone(), consuming, queue.clone());
@@ -325,13 +362,14 @@ fn subscribe(trigger: &KafkaTrigger, group: &Group, held: &Arc<Held>) -> Result<
         .set("enable.auto.offset.store", "false")
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000")
-        // What librdkafka reads ahead of us: bounded by bytes, whatever the record's size. It looks again soon after it had enough: by
-        // default it would rest for a second, and the worker with it.
-        .set("queued.min.messages", "10000")
+        // What librdkafka reads ahead of us: not much, since it throws it away when a partition is paused, and bounded by bytes. It looks again
+        // soon after it had enough: by default it would rest for a second, and the worker with it.
+        .set("queued.min.messages", "1000")
         .set("fetch.queue.backoff.ms", "10")
-        .set("queued.max.messages.kbytes", "8192")
-        .set("fetch.message.max.bytes", "2097152")
-        .set("fetch.wait.max.ms", "500");
+        .set("queued.max.messages.kbytes", "4096")
+        .set("fetch.message.max.bytes", "1048576")
+        // One request at a time is on its way to a broker. One for idle partitions alone holds up a partition that goes on after a pause.
+        .set("fetch.wait.max.ms", "100");
     let context = GroupContext { kafka, group: group.id.clone(), held: held.clone() };
     let consumer: StreamConsumer<GroupContext> = config.create_with_context(context)?;
     consumer.subscribe(&group.topics.keys().map(String::as_str).collect::<Vec<_>>())?;

@@ -1,6 +1,6 @@
 //! Kafka topics: one consumer for each generation of each consumer group, one worker for each of its partitions.
 //!
-//! - `record`: a record, detached from librdkafka
+//! - `record`: a record, detached from librdkafka and decoded
 //! - `cloudevent`: record → CloudEvent, structured or binary
 //! - `queue`: what a partition has read and not yet handled, bounded by pausing it
 //! - `worker`: batches of one partition, one at a time, into the handler

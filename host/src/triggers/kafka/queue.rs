@@ -1,24 +1,25 @@
 //! What a partition has read and not yet handled. Full, it pauses the partition (the consumer stays in its group); drained, it goes on.
 
 use super::GroupContext;
-use crate::store::Record;
+use super::record::Arrived;
 use crate::telemetry::lock;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::Offset;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-/// Above either, the partition is paused.
-const HIGH: (usize, usize) = (8_000, 8 << 20);
-/// Below both, it goes on.
-const LOW: (usize, usize) = (2_000, 2 << 20);
+/// With so many bytes the partition is paused.
+const HIGH: usize = 8 << 20;
+/// With so many it goes on: there is work left for the time in which the client asks the broker again.
+const LOW: usize = 4 << 20;
 
 /// The queue of one partition, between the consumer's receive loop and the partition's worker.
 pub(super) struct Queue {
     consumer: Arc<StreamConsumer<GroupContext>>,
-    pub(super) topic: String,
+    pub(super) topic: Arc<str>,
     pub(super) partition: i32,
     state: Mutex<State>,
     arrived: Notify,
@@ -26,7 +27,8 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    records: VecDeque<Record>,
+    /// With their sizes.
+    records: VecDeque<(Arrived, usize)>,
     bytes: usize,
     paused: bool,
     closed: bool,
@@ -35,15 +37,18 @@ struct State {
 }
 
 impl Queue {
-    pub(super) fn new(consumer: Arc<StreamConsumer<GroupContext>>, topic: String, partition: i32) -> Self {
+    pub(super) fn new(consumer: Arc<StreamConsumer<GroupContext>>, topic: Arc<str>, partition: i32) -> Self {
         Self { consumer, topic, partition, state: Mutex::default(), arrived: Notify::new() }
     }
 
-    pub(super) fn push(&self, record: Record) {
+    pub(super) fn push(&self, records: Vec<Arrived>) {
         let mut state = lock(&self.state);
-        state.bytes += record.size();
-        state.records.push_back(record);
-        if !state.paused && (state.records.len() >= HIGH.0 || state.bytes >= HIGH.1) {
+        for record in records {
+            let size = record.size();
+            state.bytes += size;
+            state.records.push_back((record, size));
+        }
+        if !state.paused && state.bytes >= HIGH {
             state.paused = self.consumer.pause(&self.list()).is_ok();
         }
         self.arrived.notify_one();
@@ -61,12 +66,17 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// Whether a record belongs here.
+    pub(super) fn is_of(&self, message: &BorrowedMessage<'_>) -> bool {
+        message.partition() == self.partition && message.topic() == &*self.topic
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         lock(&self.state).closed
     }
 
     /// Waits for records and takes up to `count` of them and about `bytes` bytes, at least one; `None` when closed.
-    pub(super) async fn take(&self, count: usize, bytes: usize) -> Option<Vec<Record>> {
+    pub(super) async fn take(&self, count: usize, bytes: usize) -> Option<Vec<Arrived>> {
         loop {
             let arrived = self.arrived.notified();
             {
@@ -95,16 +105,16 @@ impl Queue {
         }
     }
 
-    fn drain(&self, state: &mut State, count: usize, bytes: usize) -> Vec<Record> {
-        let mut taken = Vec::new();
-        let mut size = 0;
-        while taken.len() < count && (taken.is_empty() || size < bytes) {
-            let Some(record) = state.records.pop_front() else { break };
-            size += record.size();
+    fn drain(&self, state: &mut State, count: usize, bytes: usize) -> Vec<Arrived> {
+        let mut taken = Vec::with_capacity(count.min(state.records.len()));
+        let mut sum = 0;
+        while taken.len() < count && (taken.is_empty() || sum < bytes) {
+            let Some((record, size)) = state.records.pop_front() else { break };
+            sum += size;
             taken.push(record);
         }
-        state.bytes -= size;
-        if state.paused && state.records.len() <= LOW.0 && state.bytes <= LOW.1 {
+        state.bytes -= sum;
+        if state.paused && state.bytes <= LOW {
             state.paused = self.consumer.resume(&self.list()).is_err();
         }
         taken
@@ -120,7 +130,7 @@ impl Queue {
             .add_partition_offset(&self.topic, self.partition, Offset::Offset(offset))
             .and_then(|()| self.consumer.store_offsets(&list));
         if let Err(error) = stored {
-            tracing::debug!(topic = self.topic, partition = self.partition, %error, "an offset was not stored; its records are read again");
+            tracing::debug!(topic = &*self.topic, partition = self.partition, %error, "an offset was not stored; its records are read again");
         }
     }
 

@@ -1,16 +1,47 @@
-//! A record, detached from librdkafka's memory.
+//! A record, detached from librdkafka's memory and decoded.
 
+use super::runner::Work;
+use crate::manifest::Payload;
 use crate::store::Record;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// The name of a header whose own name is no UTF-8.
 const UNREADABLE: &str = "\u{fffd}";
 
+/// A record that was read. It is decoded as it arrives: its worker may be waiting for the database then, and has one thing less to do after that.
+pub(super) struct Arrived {
+    pub(super) record: Arc<Record>,
+    payload: Payload,
+    work: Result<Work, String>,
+}
+
+impl Arrived {
+    /// Takes a record from the client; `topic` is its topic's name.
+    pub(super) fn read(message: &BorrowedMessage<'_>, topic: &Arc<str>, payload: Payload) -> Self {
+        let record = Arc::new(detach(message, topic));
+        Self { work: Work::decode(record.clone(), payload), record, payload }
+    }
+
+    /// The event in it, or why there is none. What its topic holds may have been changed by a deploy since it was read.
+    pub(super) fn work(self, payload: Payload) -> Result<Work, String> {
+        match self.payload == payload {
+            true => self.work,
+            false => Work::decode(self.record, payload),
+        }
+    }
+
+    /// What it takes of memory, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.record.size() + self.work.as_ref().map_or_else(String::len, |work| work.size())
+    }
+}
+
 /// A copy that outlives the client's buffers.
-pub(super) fn detach(message: &BorrowedMessage<'_>) -> Record {
+fn detach(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
     Record {
-        topic: message.topic().to_owned(),
+        topic: topic.clone(),
         partition: message.partition(),
         offset: message.offset(),
         key: message.key().map(<[u8]>::to_vec),

@@ -144,14 +144,14 @@ async fn one(runner: &Arc<Runner>, term: Term, handler: &Arc<Handler>, due: Due)
     if !wants(handler, &due.group, &due.claim.topic, &due.type_) {
         return skip(runner, handler, &consumer, &due).await;
     }
-    let mut work = match Work::decode(due.record.clone(), runner.payload(&due.claim.topic)) {
+    let work = match Work::decode(due.record.clone(), runner.payload(&due.claim.topic)) {
         Ok(work) => [work],
         Err(reason) => {
             let reason = format!("the record is no event: {reason}");
             return give_up(runner, handler, &consumer, &due, "not-an-event", reason).await;
         }
     };
-    match runner.invoke((term, handler), &consumer, Fence::Waiting(due.claim.clone()), &mut work, false).await {
+    match runner.invoke((term, handler), &consumer, Fence::Waiting(due.claim.clone()), &work, false).await {
         Ok(done) => {
             runner.trigger.metrics.events_handled.get_or_create(&labels(&due)).inc_by(done.handled as u64);
             // The next one of its key may run now.

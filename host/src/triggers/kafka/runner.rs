@@ -4,11 +4,10 @@ use super::KafkaTrigger;
 use super::breaker::Breaker;
 use super::cloudevent;
 use super::gate::Gate;
-use crate::bindings::events::Event;
 use crate::engine::{Answer, Batch, Call, Failure, Fence, Handler, Item, Origin};
 use crate::manifest::{Payload, Subscription};
 use crate::store::fleet::Term;
-use crate::store::{Attempt, Consumer, Identity, Journal, Outcome, Parked, Record, Running, bucket_of};
+use crate::store::{Attempt, Consumer, Journal, Outcome, Parked, Record, Running};
 use crate::telemetry::{FailureLabels, lock};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -30,35 +29,25 @@ pub(super) struct Runner {
 
 /// An event on its way to a handler.
 #[derive(Debug, Clone)]
-pub(super) struct Work {
-    pub(super) record: Arc<Record>,
-    pub(super) identity: Identity,
-    pub(super) type_: String,
-    payload: Payload,
-    /// Decoded already; taken by the first run, since the next one may never come.
-    event: Option<Event>,
+pub(super) struct Work(Arc<Item>);
+
+impl std::ops::Deref for Work {
+    type Target = Item;
+
+    fn deref(&self) -> &Item {
+        &self.0
+    }
 }
 
 impl Work {
     /// The event of a record, or why it is none.
     pub(super) fn decode(record: Arc<Record>, payload: Payload) -> Result<Self, String> {
-        let event = cloudevent::decode(&record, payload)?;
-        let identity = Identity { source: event.source.clone(), id: event.id.clone(), bucket: bucket_of(record.timestamp) };
-        Ok(Self { identity, type_: event.type_.clone(), event: Some(event), record, payload })
-    }
-
-    pub(super) fn parked(&self) -> Parked {
-        Parked { record: self.record.clone(), identity: self.identity.clone(), type_: self.type_.clone() }
+        Ok(Self(cloudevent::decode(record, payload)?.into()))
     }
 
     /// What the breaker counts it by: its key, or itself.
     pub(super) fn key(&self) -> &[u8] {
         self.record.key.as_deref().unwrap_or(self.identity.id.as_bytes())
-    }
-
-    fn item(&mut self) -> Option<(Item, Event)> {
-        let event = self.event.take().or_else(|| cloudevent::decode(&self.record, self.payload).ok())?;
-        Some((Item { identity: self.identity.clone(), record: self.record.clone() }, event))
     }
 }
 
@@ -109,14 +98,13 @@ impl Runner {
         (term, handler): (Term, &Arc<Handler>),
         consumer: &Consumer,
         fence: Fence,
-        works: &mut [Work],
+        works: &[Work],
         rehearse: bool,
     ) -> Result<Done, Failure> {
-        let (items, events): (Vec<Item>, Vec<Event>) = works.iter_mut().filter_map(Work::item).unzip();
-        let causes: Vec<_> = events.iter().map(cloudevent::cause).collect();
-        let correlation_id = causes.iter().find_map(|cause| cause.correlation_id.clone()).unwrap_or_default();
-        let origin = Origin { subject: String::new(), correlation_id, causes, key: None, rehearse };
-        let call = Call::Events(Batch { consumer: consumer.clone(), fence, items, events });
+        let items: Vec<_> = works.iter().map(|work| work.0.clone()).collect();
+        let correlation_id = items.iter().find_map(|item| item.extension("correlationid")).unwrap_or_default().to_owned();
+        let origin = Origin { correlation_id, rehearse, ..Origin::default() };
+        let call = Call::Events(Batch { consumer: consumer.clone(), fence, items });
         // In a task of its own: neither a panic nor the end of the caller may cut a commit in two.
         let (engine, invoked) = (self.trigger.engine.clone(), handler.clone());
         let mut cut = self.cut.subscribe();
@@ -155,6 +143,7 @@ impl Runner {
         let labels = || FailureLabels { handler: consumer.handler.to_string(), class: attempt.class };
         let Record { topic, partition, offset, .. } = &*parked.record;
         let (group, handler, revision) = (&*consumer.group, &*consumer.handler, attempt.revision.as_str());
+        let topic = &**topic;
         let (id, source, class) = (parked.identity.id.as_str(), parked.identity.source.as_str(), attempt.class);
         self.trigger.metrics.attempts_failed.get_or_create(&labels()).inc();
         match outcome {

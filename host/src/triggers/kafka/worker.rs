@@ -8,6 +8,7 @@ use super::breaker::Turn;
 use super::care::Care;
 use super::cloudevent;
 use super::queue::Queue;
+use super::record::Arrived;
 use super::runner::{Runner, Work, subscription, wants};
 use super::solve::{Cut, Part, cut as parts_of, halves};
 use crate::engine::{Failure, Fence, Handler};
@@ -44,8 +45,8 @@ pub(super) struct Closed;
 
 impl Worker {
     pub(super) fn new(runner: Arc<Runner>, group: Arc<Group>, consumer: Consumer, queue: Arc<Queue>) -> Self {
-        let labels = PartitionLabels { group: group.id.to_string(), topic: queue.topic.clone(), partition: queue.partition };
-        let place = Place { scope: consumer.scope, topic: queue.topic.clone(), partition: queue.partition };
+        let labels = PartitionLabels { group: group.id.to_string(), topic: queue.topic.to_string(), partition: queue.partition };
+        let place = Place { scope: consumer.scope, topic: queue.topic.to_string(), partition: queue.partition };
         Self { runner, group, consumer, place, queue, labels, failures: 0, failing_since: String::new() }
     }
 
@@ -81,21 +82,21 @@ impl Worker {
     }
 
     /// Handles what was read, and notes the offset behind it: every record is done then, or waits, or is a dead letter.
-    async fn step(&mut self, records: Vec<Record>, care: &mut Care) -> Result<(), Closed> {
-        let Some(last) = records.last().map(|record| record.offset) else { return Ok(()) };
+    async fn step(&mut self, records: Vec<Arrived>, care: &mut Care) -> Result<(), Closed> {
+        let Some(last) = records.last().map(|arrived| arrived.record.offset) else { return Ok(()) };
         // Of records that were read after others went on without this replica, only the revision that is active by then may skip any.
         self.pass().await?;
         let payload = self.runner.payload(&self.place.topic);
         let handler = self.handler();
         let mut works = Vec::with_capacity(records.len());
         let (mut skipped, mut expired) = (0, 0);
-        for record in records {
-            let record = Arc::new(record);
+        for arrived in records {
+            let record = arrived.record.clone();
             if self.runner.trigger.days.expired(record.timestamp) {
                 expired += 1;
                 continue;
             }
-            match Work::decode(record.clone(), payload) {
+            match arrived.work(payload) {
                 Ok(work) if handler.as_ref().is_none_or(|handler| self.wants(handler, &work)) => works.push(work),
                 Ok(_) => skipped += 1,
                 Err(reason) => self.no_event(record, reason).await?,
@@ -138,7 +139,7 @@ impl Worker {
     }
 
     fn wants(&self, handler: &Handler, work: &Work) -> bool {
-        wants(handler, &self.group.name, &self.place.topic, &work.type_)
+        wants(handler, &self.group.name, &self.place.topic, work.event_type())
     }
 
     /// Waits until the database can be reached and this replica's heartbeat is in time.
@@ -226,7 +227,7 @@ impl Worker {
     }
 
     /// Waits until there is a handler, the database can be reached and the breaker is shut. The term is from before the handler was looked up.
-    async fn ready(&mut self, works: &mut [Work]) -> Result<(Term, Arc<Handler>), Closed> {
+    async fn ready(&mut self, works: &[Work]) -> Result<(Term, Arc<Handler>), Closed> {
         let mut waited = false;
         loop {
             self.pass().await?;
@@ -262,10 +263,9 @@ impl Worker {
     }
 
     /// Tries the next events one by one and keeps nothing. Only those count that really run.
-    async fn probe(&self, (term, handler): (Term, &Arc<Handler>), works: &mut [Work]) -> (usize, usize) {
+    async fn probe(&self, (term, handler): (Term, &Arc<Handler>), works: &[Work]) -> (usize, usize) {
         let (mut succeeded, mut tried) = (0, 0);
-        for work in works.iter_mut() {
-            let work = std::slice::from_mut(work);
+        for work in works.chunks(1) {
             match self.runner.invoke((term, handler), &self.consumer, Fence::Inbox, work, true).await {
                 Ok(done) if done.handled == 0 => continue,
                 Ok(_) => succeeded += 1,

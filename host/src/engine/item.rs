@@ -1,0 +1,223 @@
+//! An event on its way to a guest. What its record has as it is stays there: an event is some ten texts, and each copy of them on the way would
+//! cost as much as reading them.
+
+use crate::bindings::events::Event;
+use crate::capabilities::publish::Cause;
+use crate::store::{Identity, Parked, Record};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One event of a batch: what the host knows it by, and what the guest gets.
+#[derive(Debug)]
+pub struct Item {
+    /// What the inbox knows it by; its source and id are the event's.
+    pub identity: Identity,
+    /// The record that it came in, which is kept if it has to wait.
+    pub record: Arc<Record>,
+    content: Content,
+}
+
+/// What an event says, apart from its source and id.
+#[derive(Debug)]
+pub struct Content {
+    /// CloudEvents `type`.
+    pub type_: Text,
+    /// CloudEvents `time`, in microseconds since 1970.
+    pub time: Option<i64>,
+    /// CloudEvents `subject`.
+    pub subject: Option<Text>,
+    /// CloudEvents `datacontenttype`.
+    pub datacontenttype: Option<Text>,
+    /// CloudEvents `dataschema`.
+    pub dataschema: Option<Text>,
+    /// All other attributes.
+    pub extensions: Vec<(Text, Text)>,
+    /// The payload.
+    pub data: Option<Bytes>,
+}
+
+/// Bytes of the record's value, or others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bytes {
+    /// These of the value.
+    Part(Range<usize>),
+    /// Bytes of their own.
+    Own(Box<[u8]>),
+}
+
+/// Bytes that are UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text(Bytes);
+
+impl Bytes {
+    /// Bytes of a record: a copy only of what does not lie in its value.
+    pub fn of(record: &Record, bytes: Cow<'_, [u8]>) -> Self {
+        let value = record.value.as_deref().unwrap_or_default();
+        match bytes {
+            Cow::Owned(bytes) => Self::Own(bytes.into()),
+            Cow::Borrowed(bytes) => match value.as_ptr_range().contains(&bytes.as_ptr()) {
+                true => {
+                    let begin = bytes.as_ptr().addr() - value.as_ptr().addr();
+                    Self::Part(begin..begin + bytes.len())
+                }
+                false => Self::Own(bytes.into()),
+            },
+        }
+    }
+
+    /// How many bytes of its own it has.
+    fn size(&self) -> usize {
+        match self {
+            Self::Part(_) => 0,
+            Self::Own(bytes) => bytes.len(),
+        }
+    }
+
+    fn within<'a>(&'a self, record: &'a Record) -> &'a [u8] {
+        match self {
+            Self::Part(range) => record.value.as_deref().and_then(|value| value.get(range.clone())).unwrap_or_default(),
+            Self::Own(bytes) => bytes,
+        }
+    }
+}
+
+impl Text {
+    /// Text of a record, see [`Bytes::of`].
+    pub fn of(record: &Record, text: Cow<'_, str>) -> Self {
+        Self(Bytes::of(
+            record,
+            match text {
+                Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+                Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+            },
+        ))
+    }
+
+    /// The text.
+    pub fn within<'a>(&'a self, record: &'a Record) -> &'a str {
+        // It was text when it was found.
+        std::str::from_utf8(self.0.within(record)).unwrap_or_default()
+    }
+
+    /// The same, given all of the value: that is text as a whole if any part of it was taken for text.
+    fn of_value<'a>(&'a self, value: &'a str) -> &'a str {
+        match &self.0 {
+            Bytes::Part(range) => value.get(range.clone()).unwrap_or_default(),
+            Bytes::Own(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+        }
+    }
+}
+
+impl Item {
+    /// The event that was found in a record.
+    pub fn new(record: Arc<Record>, identity: Identity, content: Content) -> Self {
+        Self { identity, record, content }
+    }
+
+    /// CloudEvents `type`.
+    pub fn event_type(&self) -> &str {
+        self.content.type_.within(&self.record)
+    }
+
+    /// As it is kept, if it has to wait.
+    pub fn parked(&self) -> Parked {
+        Parked { record: self.record.clone(), identity: self.identity.clone(), type_: self.event_type().to_owned() }
+    }
+
+    /// What it takes of memory beside its record, in bytes.
+    pub fn size(&self) -> usize {
+        let text = |text: &Text| text.0.size();
+        let Content { type_, subject, datacontenttype, dataschema, extensions, data, .. } = &self.content;
+        let attributes = [subject, datacontenttype, dataschema].into_iter().flatten().chain([type_]).map(text).sum::<usize>();
+        let each = |(name, value): &(Text, Text)| size_of::<(Text, Text)>() + text(name) + text(value);
+        let Identity { source, id, .. } = &self.identity;
+        let all = attributes + extensions.iter().map(each).sum::<usize>() + source.len() + id.len();
+        size_of::<Self>() + all + data.as_ref().map_or(0, Bytes::size)
+    }
+
+    /// An extension attribute.
+    pub fn extension(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.content.extensions.iter().find(|(known, _)| known.within(&self.record) == name)?;
+        Some(value.within(&self.record))
+    }
+
+    /// What its effects go on from.
+    pub(super) fn cause(&self) -> Cause {
+        let extension = |name| self.extension(name).map(str::to_owned);
+        Cause { correlation_id: extension("correlationid"), traceparent: extension("traceparent") }
+    }
+
+    fn extensions(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        let whole = self.value();
+        self.content.extensions.iter().map(move |(name, value)| (name.of_value(whole), value.of_value(whole)))
+    }
+
+    /// The record's value, if it is text: checked once for all parts of it.
+    fn value(&self) -> &str {
+        self.record.value.as_deref().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
+    }
+
+    /// As the guest gets it, for tests of what reads records.
+    #[cfg(test)]
+    pub(crate) fn seen<T>(&self, look: impl FnOnce(Event<'_>) -> T) -> T {
+        let extensions: Vec<_> = self.extensions().collect();
+        look(self.event(&extensions))
+    }
+
+    /// As the guest gets it, with its extensions.
+    fn event<'a>(&'a self, extensions: &'a [(&'a str, &'a str)]) -> Event<'a> {
+        let Self { identity, record, content } = self;
+        let whole = self.value();
+        let optional = |text: &'a Option<Text>| text.as_ref().map(|text| text.of_value(whole));
+        Event {
+            id: &identity.id,
+            source: &identity.source,
+            type_: content.type_.of_value(whole),
+            time: content.time,
+            subject: optional(&content.subject),
+            datacontenttype: optional(&content.datacontenttype),
+            dataschema: optional(&content.dataschema),
+            extensions,
+            data: content.data.as_ref().map(|data| data.within(record)),
+            topic: &record.topic,
+            partition: record.partition,
+            offset: record.offset,
+            key: record.key.as_deref(),
+            timestamp: record.timestamp,
+        }
+    }
+}
+
+/// The extensions of all events of a batch, one event's behind the other's.
+pub(super) fn extensions<'a>(items: &[&'a Item]) -> Vec<(&'a str, &'a str)> {
+    items.iter().flat_map(|item| item.extensions()).collect()
+}
+
+/// A batch as the guest gets it.
+pub(super) fn events<'a>(items: &[&'a Item], mut extensions: &'a [(&'a str, &'a str)]) -> Vec<Event<'a>> {
+    let event = |item: &&'a Item| {
+        let (own, others) = extensions.split_at(item.content.extensions.len().min(extensions.len()));
+        extensions = others;
+        item.event(own)
+    };
+    items.iter().map(event).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_the_value_is_not_copied() {
+        let record = Record { value: Some(b"{\"a\":1}".to_vec()), ..Record::default() };
+        let value = record.value.as_deref().unwrap();
+        let part = Bytes::of(&record, Cow::Borrowed(&value[1..4]));
+        assert_eq!((&part, part.within(&record)), (&Bytes::Part(1..4), &b"\"a\""[..]));
+        let other = Bytes::of(&record, Cow::Borrowed(b"elsewhere"));
+        assert_eq!(other, Bytes::Own((*b"elsewhere").into()));
+        assert_eq!(Text::of(&record, Cow::Owned("own".to_owned())).within(&record), "own");
+        let empty = Text::of(&record, Cow::Borrowed(""));
+        assert_eq!(empty.within(&record), "");
+    }
+}
