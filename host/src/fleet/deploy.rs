@@ -31,6 +31,20 @@ pub struct Order {
     pub note: Option<String>,
 }
 
+/// Characters of a note, at most.
+const NOTE: usize = 2_000;
+
+impl Order {
+    /// An order; its note has at most 2,000 characters, none of them U+0000, which PostgreSQL does not keep.
+    pub fn new(actor: Actor, note: Option<String>) -> Result<Self, DeployError> {
+        match note.as_deref().unwrap_or_default() {
+            text if text.contains('\0') => Err(DeployError::Invalid("a note holds no U+0000: leave it out".to_owned())),
+            text if text.chars().count() > NOTE => Err(DeployError::Invalid(format!("a note has at most {NOTE} characters"))),
+            _ => Ok(Self { actor, note }),
+        }
+    }
+}
+
 /// What may change schemas and roles, for deploys that bring migrations.
 #[derive(Debug, Clone)]
 pub struct Administration {
@@ -257,7 +271,7 @@ impl Deployer {
     ) -> Result<(), DeployError> {
         let (begun, base) = (Instant::now(), report.version);
         report.version = match desk.switch(None, base, change, action, &order.actor, order.note.as_deref()).await {
-            Err(DeployError::Unavailable(error)) => self.ask(base, change, action, order, error).await?,
+            Err(DeployError::Unavailable(error)) => self.ask((base, None), change, action, order, error).await?,
             made => made?,
         };
         let switched = Instant::now();
@@ -283,7 +297,7 @@ impl Deployer {
                 Ok(version) => version,
                 // A replica has come meanwhile, or come back: it has to agree first.
                 Err(DeployError::Moved) if Instant::now() < until => continue,
-                Err(DeployError::Unavailable(error)) => self.ask(base, change, action, order, error).await?,
+                Err(DeployError::Unavailable(error)) => self.ask((base, Some(candidate)), change, action, order, error).await?,
                 Err(error) => return Err(error),
             };
             return Ok(Made { version, migrations: migrations.unwrap_or_default(), agreed, switched: Instant::now() });
@@ -291,10 +305,17 @@ impl Deployer {
     }
 
     /// The answer of the switch was lost: was it made?
-    async fn ask(&self, base: i64, change: &Change, action: &str, order: &Order, error: String) -> Result<i64, DeployError> {
+    async fn ask(
+        &self,
+        (base, candidate): (i64, Option<i64>),
+        change: &Change,
+        action: &str,
+        order: &Order,
+        error: String,
+    ) -> Result<i64, DeployError> {
         let until = Instant::now() + ASKING;
         loop {
-            match Desk::was_made(&self.pool, base, change, action, &order.actor).await {
+            match Desk::was_made(&self.pool, (base, candidate), change, action, &order.actor).await {
                 Ok(true) => return Ok(base + 1),
                 Ok(false) => return Err(DeployError::Unavailable(format!("{error}; nothing was switched: repeat it"))),
                 Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(200)).await,

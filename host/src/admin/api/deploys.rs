@@ -9,6 +9,7 @@ use crate::fleet::{Bundle, DeployError, Diff, Order, Report, check_size};
 use crate::manifest::Migration;
 use crate::problem::Problem;
 use crate::store::fleet::{FleetView, RevisionEntry};
+use crate::store::operate::Actor;
 use axum::Json;
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
@@ -150,10 +151,11 @@ async fn deploy(State(api): State<Api>, uploading: Uploading, headers: HeaderMap
     }
     let read = handlers.into_iter().enumerate().map(|(number, upload)| bundle(number, upload, api.revision_size));
     let bundles = read.collect::<Result<Vec<_>, _>>()?;
+    let order = ordered(actor, note)?;
     // In a task of its own: a caller that goes away must not cut a change in two.
     let done = tokio::spawn(async move {
         let _uploading = uploading;
-        api.deployer.deploy(&bundles, &Order { actor, note }, None).await
+        api.deployer.deploy(&bundles, &order, None).await
     });
     answer(done.await.map_err(|_| Problem::internal())?)
 }
@@ -215,7 +217,7 @@ async fn resume(State(api): State<Api>, Path(handler): Path<String>, headers: He
 fn words(headers: &HeaderMap, body: Change) -> Result<(Order, Option<String>), Problem> {
     let actor = auth::actor(headers)?;
     let Json(Words { note, revision }) = body.map_err(|error| invalid(error.body_text()))?;
-    Ok((Order { actor, note }, revision))
+    Ok((ordered(actor, note)?, revision))
 }
 
 fn plain(headers: &HeaderMap, body: Change) -> Result<Order, Problem> {
@@ -223,6 +225,10 @@ fn plain(headers: &HeaderMap, body: Change) -> Result<Order, Problem> {
         (order, None) => Ok(order),
         (_, Some(_)) => Err(invalid("`revision` belongs to a rollback")),
     }
+}
+
+fn ordered(actor: Actor, note: Option<String>) -> Result<Order, Problem> {
+    answer(Order::new(actor, note)).map(|Json(order)| order)
 }
 
 fn answer<T>(done: Result<T, DeployError>) -> Answer<T> {

@@ -58,7 +58,7 @@ fn with_words(command: Command) -> Command {
 }
 
 pub(super) async fn run(name: &str, matches: &ArgMatches, config: Config) -> anyhow::Result<()> {
-    let order = Order { actor: actor(matches)?, note: matches.get_one::<String>("note").cloned() };
+    let order = Order::new(actor(matches)?, matches.get_one::<String>("note").cloned())?;
     let deployer = Deployer::new(pool(&config)?, config.installation(), Some(config.data_dir().join("cache")));
     let handler = matches.try_get_one::<String>("handler").ok().flatten().map_or("", String::as_str);
     let report = match name {

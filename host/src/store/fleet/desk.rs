@@ -310,13 +310,19 @@ impl Desk {
     }
 
     /// Whether a change whose answer was lost was made on top of version `base`. Asks over a new connection.
-    pub async fn was_made(pool: &Pool, base: i64, change: &Change, action: &str, actor: &Actor) -> Result<bool, Unavailable> {
+    pub async fn was_made(
+        pool: &Pool,
+        (base, candidate): (i64, Option<i64>),
+        change: &Change,
+        action: &str,
+        actor: &Actor,
+    ) -> Result<bool, Unavailable> {
         let client = pool.dedicated("SET statement_timeout = '5s'").await?;
         // Behind a switch that the server may still be about to commit.
         client.query_one("SELECT version FROM tidemill.fleet FOR SHARE", &[]).await.map_err(failed)?;
         let sql = "SELECT count(*) = cardinality($2::text[]) FROM tidemill.switches \
-                   WHERE version = $1 AND handler = ANY($2) AND action = $3 AND actor = $4";
-        let row = client.query_one(sql, &[&(base + 1), &change.handlers(), &action, &actor.name()]).await;
+                   WHERE version = $1 AND handler = ANY($2) AND action = $3 AND actor = $4 AND candidate IS NOT DISTINCT FROM $5";
+        let row = client.query_one(sql, &[&(base + 1), &change.handlers(), &action, &actor.name(), &candidate]).await;
         Ok(row.map_err(failed)?.get(0))
     }
 

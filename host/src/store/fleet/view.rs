@@ -174,10 +174,10 @@ impl RevisionEntry {
     /// The revisions of a handler, the newest first; those of all handlers if none is named. Only those whose names begin with `prefix`.
     pub async fn list(pool: &Pool, handler: Option<&str>, prefix: &str) -> Result<Vec<Self>, Unavailable> {
         let client = pool.dedicated("SET statement_timeout = '30s'; SET application_name = 'tidemill operate'").await?;
-        let sql = "SELECT v.revision, v.handler, a.state, v.size, v.created_at, v.created_by, v.note, \
-                          (SELECT max(s.at) FROM tidemill.switches s WHERE s.handler = v.handler AND s.to_revision = v.revision \
-                                                                      AND s.from_revision IS DISTINCT FROM s.to_revision) AS active_at \
+        let sql = "SELECT v.revision, v.handler, a.state, v.size, v.created_at, v.created_by, v.note, s.active_at \
                    FROM tidemill.revisions v LEFT JOIN tidemill.active a USING (handler, revision) \
+                   LEFT JOIN (SELECT handler, to_revision AS revision, max(at) AS active_at FROM tidemill.switches \
+                              WHERE from_revision IS DISTINCT FROM to_revision GROUP BY 1, 2) s USING (handler, revision) \
                    WHERE ($1::text IS NULL OR v.handler = $1) AND starts_with(v.revision, $2) ORDER BY v.created_at DESC, v.revision";
         let entry = |row: &Row| Self {
             revision: row.get("revision"),
