@@ -14,6 +14,8 @@ on_both_brokers!(
     c07_an_offset_beyond_the_end_pauses_and_says_so,
     c07_a_group_that_starts_latest_skips_nothing_from_its_start_on,
     c07_a_partition_that_a_topic_gets_begins_with_its_first_record,
+    c07_a_start_survives_the_loss_of_the_brokers_offsets,
+    c07_a_consumer_whose_partitions_are_all_paused_stays_in_its_group,
 );
 
 impl World {
@@ -201,9 +203,8 @@ async fn c07_a_partition_that_a_topic_gets_begins_with_its_first_record(kind: Ki
     assert!(world.host().sigterm().await.success());
 }
 
-#[tokio::test]
-async fn c07_a_start_survives_the_loss_of_the_brokers_offsets() {
-    let mut world = latest(Kind::Embedded).await;
+async fn c07_a_start_survives_the_loss_of_the_brokers_offsets(kind: Kind) {
+    let mut world = latest(kind).await;
     world.start().await;
     eventually("the group has begun", async || (world.committed().await.len() == 3).then_some(())).await;
     world.host().kill_9();
@@ -216,9 +217,8 @@ async fn c07_a_start_survives_the_loss_of_the_brokers_offsets() {
     world.until_seen("after").await;
 }
 
-#[tokio::test]
-async fn c07_a_consumer_whose_partitions_are_all_paused_stays_in_its_group() {
-    let mut world = World::probe(Kind::Embedded).await;
+async fn c07_a_consumer_whose_partitions_are_all_paused_stays_in_its_group(kind: Kind) {
+    let mut world = World::probe(kind).await;
     world.prepared().await;
     let (address, topic) = (world.broker.address(), world.topic("in"));
     for partition in 0..3 {

@@ -4,7 +4,21 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 use crate::support::events::outgoing;
-use crate::support::{Cut, Fault, Kind, World, eventually, records};
+use crate::support::{Cut, Fault, Kind, World, eventually, on_both_brokers, records};
+
+on_both_brokers!(
+    c08_a_lock_timeout_is_no_attempt,
+    c08_a_lock_timeout_of_a_retry_is_no_attempt,
+    c08_a_deadlock_is_no_attempt,
+    c08_a_database_that_goes_away_uses_up_no_attempt,
+    c08_a_connection_that_breaks_while_an_attempt_is_written_down_counts_it_once,
+    c08_an_event_that_was_running_when_three_processes_died_is_dead_and_its_neighbours_are_handled_once,
+    c08_an_event_that_ends_processes_is_found_behind_many_that_were_handled,
+    c08_a_retry_whose_process_was_killed_runs_again_at_once,
+    c08_a_retry_that_was_running_when_three_processes_died_is_dead_and_its_key_goes_on,
+    c08_a_shutdown_is_no_attempt_and_no_crash,
+    c08_a_shutdown_in_the_middle_of_a_retry_is_no_attempt_and_no_crash,
+);
 
 /// An event that changes these rows of the probe, in this order.
 async fn send_locking(world: &World, key: &str, id: &str, rows: &[&str]) {
@@ -25,9 +39,8 @@ async fn nobodys_attempt(world: &World) {
     assert_eq!((world.failed_attempts().await, world.waiting().await, world.dead().await), (0, vec![], vec![]));
 }
 
-#[tokio::test]
-async fn c08_a_lock_timeout_is_no_attempt() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_a_lock_timeout_is_no_attempt(kind: Kind) {
+    let world = World::probe(kind).await;
     world.handlers.limit("probe", "sql_time", "1s");
     let world = world.started().await;
     let holder = holding(&world, "one").await;
@@ -41,9 +54,8 @@ async fn c08_a_lock_timeout_is_no_attempt() {
     assert_eq!(world.order("k").await, "locked behind");
 }
 
-#[tokio::test]
-async fn c08_a_lock_timeout_of_a_retry_is_no_attempt() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_a_lock_timeout_of_a_retry_is_no_attempt(kind: Kind) {
+    let world = World::probe(kind).await;
     world.handlers.limit("probe", "sql_time", "1s");
     world.handlers.retry("probe", "delay", "10m");
     let world = world.started().await;
@@ -64,9 +76,8 @@ async fn c08_a_lock_timeout_of_a_retry_is_no_attempt() {
     assert_eq!((world.failed_attempts().await, world.dead().await), (1, vec![]));
 }
 
-#[tokio::test]
-async fn c08_a_deadlock_is_no_attempt() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_a_deadlock_is_no_attempt(kind: Kind) {
+    let world = World::probe(kind).await;
     world.prepared().await;
     // The host's side looks for a deadlock soon, and is the one that is told; the other side never looks.
     let soon = format!("ALTER ROLE {} SET deadlock_timeout = '3s'", world.database.login());
@@ -85,9 +96,8 @@ async fn c08_a_deadlock_is_no_attempt() {
     world.until_logged("deadlock detected").await;
 }
 
-#[tokio::test]
-async fn c08_a_database_that_goes_away_uses_up_no_attempt() {
-    let world = World::probe(Kind::Embedded).await.proxied().await;
+async fn c08_a_database_that_goes_away_uses_up_no_attempt(kind: Kind) {
+    let world = World::probe(kind).await.proxied().await;
     world.handlers.retry("probe", "delay", "2s");
     world.handlers.retry("probe", "factor", 1);
     let world = world.started().await;
@@ -115,9 +125,8 @@ async fn c08_a_database_that_goes_away_uses_up_no_attempt() {
 }
 
 /// Whatever the moment at which the connection breaks, an attempt that is written down counts once, and one that is not counts not at all.
-#[tokio::test]
-async fn c08_a_connection_that_breaks_while_an_attempt_is_written_down_counts_it_once() {
-    let world = World::probe(Kind::Embedded).await.proxied().await;
+async fn c08_a_connection_that_breaks_while_an_attempt_is_written_down_counts_it_once(kind: Kind) {
+    let world = World::probe(kind).await.proxied().await;
     world.handlers.retry("probe", "delay", "10m");
     let world = world.started().await;
     for (partition, cut) in [(0, Cut::BeforeCommit), (1, Cut::AfterCommit)] {
@@ -153,15 +162,14 @@ async fn until_hanging(world: &World) {
 }
 
 /// A world whose hanging events are never ended by a limit.
-async fn with_long_deadlines() -> World {
-    let world = World::probe(Kind::Embedded).await;
+async fn with_long_deadlines(kind: Kind) -> World {
+    let world = World::probe(kind).await;
     world.handlers.limit("probe", "wall", "10m");
     world
 }
 
-#[tokio::test]
-async fn c08_an_event_that_was_running_when_three_processes_died_is_dead_and_its_neighbours_are_handled_once() {
-    let world = with_long_deadlines().await;
+async fn c08_an_event_that_was_running_when_three_processes_died_is_dead_and_its_neighbours_are_handled_once(kind: Kind) {
+    let world = with_long_deadlines(kind).await;
     world.prepared().await;
     let mut events: Vec<_> = (0..20).map(|n| outgoing(Some(0), Some(&format!("k{n}")), &format!("e{n}"), "probe.ok")).collect();
     events.insert(10, outgoing(Some(0), Some("fatal"), "fatal", "probe.hang"));
@@ -185,9 +193,8 @@ async fn c08_an_event_that_was_running_when_three_processes_died_is_dead_and_its
 }
 
 /// Offsets are committed later than units: what was handled before the crash comes again in front of the event at fault, more than any batch.
-#[tokio::test]
-async fn c08_an_event_that_ends_processes_is_found_behind_many_that_were_handled() {
-    let world = with_long_deadlines().await;
+async fn c08_an_event_that_ends_processes_is_found_behind_many_that_were_handled(kind: Kind) {
+    let world = with_long_deadlines(kind).await;
     world.handlers.limit("probe", "batch", 1);
     world.prepared().await;
     let event = |n: i32| outgoing(Some(0), Some(&format!("k{}", n % 20)), &format!("e{n}"), "probe.ok");
@@ -210,9 +217,8 @@ async fn c08_an_event_that_ends_processes_is_found_behind_many_that_were_handled
 }
 
 /// A claim ends with its process, long before its time is over.
-#[tokio::test]
-async fn c08_a_retry_whose_process_was_killed_runs_again_at_once() {
-    let world = with_long_deadlines().await;
+async fn c08_a_retry_whose_process_was_killed_runs_again_at_once(kind: Kind) {
+    let world = with_long_deadlines(kind).await;
     world.handlers.retry("probe", "retries", 1);
     world.handlers.retry("probe", "delay", "10m");
     let mut world = world.started().await;
@@ -227,9 +233,8 @@ async fn c08_a_retry_whose_process_was_killed_runs_again_at_once() {
     until_hanging(&world).await;
 }
 
-#[tokio::test]
-async fn c08_a_retry_that_was_running_when_three_processes_died_is_dead_and_its_key_goes_on() {
-    let world = with_long_deadlines().await;
+async fn c08_a_retry_that_was_running_when_three_processes_died_is_dead_and_its_key_goes_on(kind: Kind) {
+    let world = with_long_deadlines(kind).await;
     world.handlers.retry("probe", "retries", 1);
     world.handlers.retry("probe", "delay", "10m");
     let mut world = world.started().await;
@@ -250,9 +255,8 @@ async fn c08_a_retry_that_was_running_when_three_processes_died_is_dead_and_its_
     assert_eq!(world.order("k").await, "last");
 }
 
-#[tokio::test]
-async fn c08_a_shutdown_is_no_attempt_and_no_crash() {
-    let world = with_long_deadlines().await.env("TIDEMILL_SHUTDOWN_GRACE", "300ms");
+async fn c08_a_shutdown_is_no_attempt_and_no_crash(kind: Kind) {
+    let world = with_long_deadlines(kind).await.env("TIDEMILL_SHUTDOWN_GRACE", "300ms");
     world.handlers.retry("probe", "retries", 0);
     world.prepared().await;
     let mut world = world;
@@ -270,9 +274,8 @@ async fn c08_a_shutdown_is_no_attempt_and_no_crash() {
     nobodys_attempt(&world).await;
 }
 
-#[tokio::test]
-async fn c08_a_shutdown_in_the_middle_of_a_retry_is_no_attempt_and_no_crash() {
-    let world = with_long_deadlines().await.env("TIDEMILL_SHUTDOWN_GRACE", "300ms");
+async fn c08_a_shutdown_in_the_middle_of_a_retry_is_no_attempt_and_no_crash(kind: Kind) {
+    let world = with_long_deadlines(kind).await.env("TIDEMILL_SHUTDOWN_GRACE", "300ms");
     world.handlers.retry("probe", "retries", 1);
     world.handlers.retry("probe", "delay", "10m");
     let mut world = world.started().await;

@@ -4,6 +4,12 @@ use crate::support::events::outgoing;
 use crate::support::{Kind, World, eventually, on_both_brokers, records};
 
 on_both_brokers!(
+    c08_a_restart_neither_forgets_nor_resets_retries,
+    c08_the_waits_between_attempts_grow_as_the_manifest_says,
+    c08_reject_skips_retries,
+    c08_after_a_dead_letter_the_keys_events_get_one_attempt_until_one_succeeds,
+    c08_waiting_events_of_a_key_have_a_cap,
+    c08_events_that_never_ran_do_not_let_a_stopped_group_go_on,
     c08_an_event_that_keeps_failing_is_retried_three_times_and_then_a_dead_letter,
     c06_the_later_events_of_a_key_wait_behind_one_that_fails_and_no_others_do,
     c08_many_failing_keys_stop_the_group_instead_of_emptying_its_topic,
@@ -69,9 +75,8 @@ async fn c09_bytes_that_are_no_event_are_a_dead_letter_at_first_sight(kind: Kind
     assert_eq!(copies[0].header("tidemill-original-offset"), Some(offset.to_string().as_str()));
 }
 
-#[tokio::test]
-async fn c08_a_restart_neither_forgets_nor_resets_retries() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_a_restart_neither_forgets_nor_resets_retries(kind: Kind) {
+    let world = World::probe(kind).await;
     world.handlers.retry("probe", "delay", "10m");
     let mut world = world.started().await;
     world.send_event(0, "k", "bad", "probe.fail").await;
@@ -98,9 +103,8 @@ async fn c08_a_restart_neither_forgets_nor_resets_retries() {
     world.until_handled(1).await;
 }
 
-#[tokio::test]
-async fn c08_the_waits_between_attempts_grow_as_the_manifest_says() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_the_waits_between_attempts_grow_as_the_manifest_says(kind: Kind) {
+    let world = World::probe(kind).await;
     for (name, value) in [("retries", 2), ("factor", 3), ("jitter", 0)] {
         world.handlers.retry("probe", name, value);
     }
@@ -119,9 +123,8 @@ async fn c08_the_waits_between_attempts_grow_as_the_manifest_says() {
     world.until_dead(1).await;
 }
 
-#[tokio::test]
-async fn c08_reject_skips_retries() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_reject_skips_retries(kind: Kind) {
+    let world = World::probe(kind).await;
     world.handlers.retry("probe", "delay", "10m");
     let world = world.started().await;
     world.send(0, &[("k", "no", "probe.reject"), ("k", "behind", "probe.ok")]).await;
@@ -138,9 +141,8 @@ async fn c08_reject_skips_retries() {
     assert_eq!(world.dead().await[0], ("later".to_owned(), 2, "rejected".to_owned()));
 }
 
-#[tokio::test]
-async fn c08_after_a_dead_letter_the_keys_events_get_one_attempt_until_one_succeeds() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_after_a_dead_letter_the_keys_events_get_one_attempt_until_one_succeeds(kind: Kind) {
+    let world = World::probe(kind).await;
     world.handlers.retry("probe", "delay", "50ms");
     let world = world.started().await;
     let kinds = ["fail", "fail", "trap", "ok", "vague", "fail"];
@@ -170,9 +172,8 @@ async fn c08_after_a_dead_letter_the_keys_events_get_one_attempt_until_one_succe
     assert_eq!(world.dead().await[5], ("a8".to_owned(), 4, "failed".to_owned()));
 }
 
-#[tokio::test]
-async fn c08_waiting_events_of_a_key_have_a_cap() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_waiting_events_of_a_key_have_a_cap(kind: Kind) {
+    let world = World::probe(kind).await;
     world.handlers.retry("probe", "delay", "10m");
     world.handlers.retry("probe", "waiting_per_key", 3);
     world.prepared().await;
@@ -235,9 +236,8 @@ async fn c08_many_failing_keys_stop_the_group_instead_of_emptying_its_topic(kind
 }
 
 /// Events that only wait behind others of their keys can't fail, so they say nothing of the revision.
-#[tokio::test]
-async fn c08_events_that_never_ran_do_not_let_a_stopped_group_go_on() {
-    let world = World::probe(Kind::Embedded).await;
+async fn c08_events_that_never_ran_do_not_let_a_stopped_group_go_on(kind: Kind) {
+    let world = World::probe(kind).await;
     world.prepared().await;
     let event = |n: i32| outgoing(Some(n % 12 % 3), Some(&format!("key-{}", n % 12)), &format!("e{n}"), "probe.trap");
     world.produce(&(0..120).map(event).collect::<Vec<_>>()).await;

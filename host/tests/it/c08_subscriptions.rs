@@ -3,7 +3,12 @@
 use serde_json::json;
 
 use crate::support::host::succeeded;
-use crate::support::{Kind, World, eventually, records};
+use crate::support::{Kind, World, eventually, on_both_brokers, records};
+
+on_both_brokers!(
+    c08_events_of_a_topic_that_is_not_read_any_more_wait_for_a_revision_that_reads_it,
+    c08_waiting_events_of_a_type_that_is_not_wanted_any_more_are_skipped_and_hold_nothing_up,
+);
 
 impl World {
     /// Another revision reads other topics: these of the probe's, and of them these types.
@@ -31,15 +36,14 @@ impl World {
 }
 
 /// A world in which failed events wait for longer than any test, until they are made due.
-async fn patient() -> World {
-    let world = World::probe(Kind::Embedded).await;
+async fn patient(kind: Kind) -> World {
+    let world = World::probe(kind).await;
     world.handlers.retry("probe", "delay", "10m");
     world
 }
 
-#[tokio::test]
-async fn c08_events_of_a_topic_that_is_not_read_any_more_wait_for_a_revision_that_reads_it() {
-    let world = patient().await;
+async fn c08_events_of_a_topic_that_is_not_read_any_more_wait_for_a_revision_that_reads_it(kind: Kind) {
+    let world = patient(kind).await;
     world.subscribe(&["in", "out"], None);
     let world = world.bare().await;
     world.deploy().await;
@@ -70,9 +74,8 @@ async fn c08_events_of_a_topic_that_is_not_read_any_more_wait_for_a_revision_tha
     world.until_handled(2).await;
 }
 
-#[tokio::test]
-async fn c08_waiting_events_of_a_type_that_is_not_wanted_any_more_are_skipped_and_hold_nothing_up() {
-    let world = patient().await.bare().await;
+async fn c08_waiting_events_of_a_type_that_is_not_wanted_any_more_are_skipped_and_hold_nothing_up(kind: Kind) {
+    let world = patient(kind).await.bare().await;
     world.deploy().await;
     for (key, id, kind) in [("a", "unwanted", "probe.fail"), ("a", "behind", "probe.ok"), ("b", "dead", "probe.reject")] {
         world.send_event(0, key, id, kind).await;

@@ -7,7 +7,10 @@ use serde_json::json;
 use crate::support::records::{self, New};
 use crate::support::{Kind, World, eventually, on_both_brokers};
 
-on_both_brokers!(c22_sigterm_under_load_commits_exactly_what_was_handled);
+on_both_brokers!(
+    c22_sigterm_under_load_commits_exactly_what_was_handled,
+    c22_a_batch_that_outlasts_the_grace_period_is_rolled_back_and_run_again,
+);
 
 fn terminate(world: &World) {
     assert!(std::process::Command::new("kill").args(["-TERM", &world.pid().to_string()]).status().unwrap().success());
@@ -61,9 +64,8 @@ async fn c22_readiness_fails_before_the_work_under_way_has_ended() {
     assert!(world.host().sigterm().await.success());
 }
 
-#[tokio::test]
-async fn c22_a_batch_that_outlasts_the_grace_period_is_rolled_back_and_run_again() {
-    let mut world = World::probe(Kind::Embedded).await.env("TIDEMILL_SHUTDOWN_GRACE", "500ms");
+async fn c22_a_batch_that_outlasts_the_grace_period_is_rolled_back_and_run_again(kind: Kind) {
+    let mut world = World::probe(kind).await.env("TIDEMILL_SHUTDOWN_GRACE", "500ms");
     world.prepared().await;
     world.start().await;
     // The batch waits for a lock until long after the grace period.
