@@ -17,6 +17,8 @@ const USERS: usize = 1_000;
 /// Switches over three replicas, and after each so many calls of which the first and the tenth are compared.
 const SWITCHES: usize = 30;
 const CALLS: usize = 10;
+/// Between a switch and the first call, and between two calls without a switch.
+const REST: Duration = Duration::from_millis(100);
 const FIFTY: usize = 50;
 const MOST: u64 = 64 << 20;
 
@@ -214,26 +216,31 @@ async fn over_replicas(report: &mut Report) -> anyhow::Result<()> {
     deploy(&driver, &both[1]).await?;
     let url = format!("{}/open", replicas[0].said("http")?);
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let (mut switches, mut rollbacks, mut first, mut tenth, mut rested) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for number in 0..SWITCHES {
-        let (made, took) = deploy(&driver, &both[number % 2]).await?;
-        switches.push((made.switched_ms + made.loaded_ms) * 1e3);
-        for call in 1..=CALLS {
-            let begun = Instant::now();
-            client.get(&url).send().await?.error_for_status()?.bytes().await?;
-            let took = begun.elapsed().as_secs_f64() * 1e6;
-            match call {
-                1 => first.push(took),
-                CALLS => tenth.push(took),
-                _ => {}
-            }
-        }
-        // What a call costs that comes after the same time in which nothing was asked, without a switch.
-        tokio::time::sleep(took).await;
+    let (mut switches, mut rollbacks) = (Vec::new(), Vec::new());
+    let (mut first, mut later, mut tenth, mut rested) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let call = async || {
         let begun = Instant::now();
         client.get(&url).send().await?.error_for_status()?.bytes().await?;
-        rested.push(begun.elapsed().as_secs_f64() * 1e6);
+        anyhow::Ok(begun.elapsed().as_secs_f64() * 1e6)
+    };
+    for number in 0..SWITCHES {
+        let (made, _) = deploy(&driver, &both[number % 2]).await?;
+        switches.push((made.switched_ms + made.loaded_ms) * 1e3);
+        // At once, while three replicas on this machine put the old revision away, and when they have.
+        match number / 2 % 2 {
+            0 => first.push(call().await?),
+            _ => {
+                tokio::time::sleep(REST).await;
+                later.push(call().await?);
+            }
+        }
+        for _ in 2..CALLS {
+            call().await?;
+        }
+        tenth.push(call().await?);
+        // What a call costs that comes after the same time in which nothing was asked, without a switch.
+        tokio::time::sleep(REST).await;
+        rested.push(call().await?);
     }
     for _ in 0..SWITCHES {
         let begun = Instant::now();
@@ -247,9 +254,10 @@ async fn over_replicas(report: &mut Report) -> anyhow::Result<()> {
     let rows = [
         row("switch of a compiled revision, until all three replicas work by it", &switches),
         row("rollback, from the call to its answer", &rollbacks),
-        row("first call after a switch", &first),
-        row("tenth call", &tenth),
-        row("a call after as long a pause, without a switch", &rested),
+        row("first call after a switch, at once", &first),
+        row("first call after a switch, 100 ms later", &later),
+        row("a call after 100 ms without any, and no switch", &rested),
+        row("tenth call in a row", &tenth),
     ];
     report.table(&["three replicas", "median", "longest"], &rows);
     report.line(&format!(

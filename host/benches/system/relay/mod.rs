@@ -63,6 +63,8 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     site.migrate(&site.handlers("all", &PRODUCT)?).await?;
     let broker = EmbeddedBroker::start(&site.path("broker")).await?;
     site.topics(&handlers, &broker.addr).await?;
+    // Once with nothing to send, so that neither scene begins with compiling the handler.
+    site.serve(&handlers, &broker.addr, &free_address()?).await?.stop().await?;
     let mut scenes = Vec::new();
     for (name, long) in [("nothing beside it", false), ("a long transaction beside it", true)] {
         say(&format!("relay: {} events, {name}", grouped(sizes.events as f64)));
