@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// Deeper values are read in full.
-const DEEP: usize = 100;
-/// A number with an exponent of so many digits is read in full: jsonb keeps some 130,000 of them before the point.
+/// Longer JSON is read in full: shorter JSON has no room for values within values that are too deep for a server.
+const LONG: usize = 5_000;
+/// A digit, the `e` of an exponent and so many more characters are a number that is read in full: jsonb keeps some 130,000 digits before the point.
 const LARGE: usize = 6;
 
 /// Why jsonb does not keep this JSON, if it does not: U+0000 or half of a surrogate pair in a text or name, a number beyond all bounds, or values
@@ -23,28 +23,18 @@ pub fn unkept(json: &str) -> Option<String> {
     }
 }
 
-/// Whether there is an escape, a large exponent or much depth; quotes do not count, so texts may look like it.
+/// Whether there may be something: an escape, much depth, a number with a large exponent. Texts may look like it.
 fn is_suspect(json: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    json.iter().enumerate().any(|(at, byte)| match byte {
-        b'\\' => true,
-        b'[' | b'{' => {
-            depth += 1;
-            depth > DEEP
-        }
-        b']' | b'}' => {
-            depth = depth.saturating_sub(1);
-            false
-        }
-        b'e' | b'E' => {
-            let behind = &json[at + 1..];
-            let digits = behind.strip_prefix(b"+").unwrap_or(behind);
-            at > 0
-                && json[at - 1].is_ascii_digit()
-                && digits.iter().take(LARGE).filter(|digit| digit.is_ascii_digit()).count() == LARGE
+    json.contains(&b'\\') || json.len() > LONG || json.windows(2 + LARGE).any(is_large)
+}
+
+fn is_large(window: &[u8]) -> bool {
+    match window {
+        [digit, b'e' | b'E', sign, digits @ ..] if digit.is_ascii_digit() => {
+            (*sign == b'+' || sign.is_ascii_digit()) && digits.iter().all(u8::is_ascii_digit)
         }
         _ => false,
-    })
+    }
 }
 
 /// Whether U+0000 is in it. Reading JSON as this builds nothing, unlike a `serde_json::Value`.
@@ -119,7 +109,7 @@ mod tests {
             (r#"{"a":1e999999}"#, false),
             (r#"{"a":-1.5E+999999}"#, false),
             (r#"{"a":1e300,"b":"019e12345-7e999999"}"#, true),
-            (&deep(99), true),
+            (&deep(2_000), true),
             (&deep(10_000), false),
         ] {
             assert_eq!(unkept(json).is_none(), is_kept, "{json}");

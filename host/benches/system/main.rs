@@ -82,7 +82,7 @@ const FULL: Sizes = Sizes {
     one_by_one: 1_000,
     topic: 300_000,
     singles: 15_000,
-    poison: 60_000,
+    poison: 200_000,
     waiting: 1_000_000,
     watch: Duration::from_secs(10),
     jobs_due: 100_000,

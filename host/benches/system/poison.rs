@@ -100,7 +100,7 @@ fn handlers(site: &Site, group: &str, topic: &str) -> anyhow::Result<PathBuf> {
     let manifest = format!(
         "name = \"probe\"\napp = \"probe\"\ncomponent = \"probe.wasm\"\nmigrations = \"../../migrations/probe\"\n\n\
          [[topic]]\nname = \"{topic}\"\ngroup = \"{group}\"\nstart = \"earliest\"\n\n\
-         [publish]\ntopics = [\"probe.out\"]\n\n{declared}[sql]\n"
+         [publish]\ntopics = [\"probe.out\"]\n\n{declared}[sql]\n\n[jobs]\n"
     );
     std::fs::write(folder.join("probe/handler.toml"), manifest)?;
     Ok(folder)

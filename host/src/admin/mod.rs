@@ -10,7 +10,7 @@ use crate::config::Secret;
 use crate::fleet::Deployer;
 use crate::store::Pool;
 use crate::store::fleet::Pulse;
-use crate::telemetry::{Board, Metrics};
+use crate::telemetry::{Board, GroupLabels, Metrics};
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -84,6 +84,11 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
+    // The board knows them; a group that goes on is not on it any more.
+    admin.metrics.group_stopped.clear();
+    for stopped in admin.board.breakers() {
+        admin.metrics.group_stopped.get_or_create(&GroupLabels { group: stopped.group }).set(1);
+    }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], admin.metrics.encode()).into_response()
 }

@@ -2,17 +2,22 @@
 //!
 //! A file is named by the component's content and by everything that the engine's settings and version change in the code. It holds
 //! machine code that will run unchecked, so it is used only if its digest is right and it lies in a folder that is the host's own; a damaged
-//! one is compiled again.
+//! one is compiled again. What nobody has used for a month is removed at a start.
 
 use super::readable;
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 const DIGEST: usize = 32;
+/// Code that was not used for so long is removed.
+const UNUSED: Duration = Duration::from_secs(30 * 86_400);
+/// How exactly the last use is noted.
+const NOTED: Duration = Duration::from_secs(86_400);
 
 /// The folder of compiled components.
 #[derive(Debug, Clone)]
@@ -30,6 +35,7 @@ impl Cache {
             .create(folder)
             .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)))
             .with_context(|| format!("cannot make the folder of compiled components {}", folder.display()))?;
+        tidy(folder);
         Ok(Self { folder: Some(folder.to_owned()) })
     }
 
@@ -67,8 +73,26 @@ impl Cache {
     }
 }
 
+/// Removes what was not used for long. A revision whose code is gone is only compiled again.
+fn tidy(folder: &Path) {
+    for file in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let ours = file.extension().is_some_and(|extension| extension == "cwasm" || extension == "tmp");
+        if ours && unused_for(&file).is_some_and(|age| age > UNUSED) {
+            let _ = std::fs::remove_file(&file);
+        }
+    }
+}
+
+/// How long ago a file was used, about.
+fn unused_for(file: &Path) -> Option<Duration> {
+    std::fs::metadata(file).and_then(|of| of.modified()).ok()?.elapsed().ok()
+}
+
 fn read(engine: &Engine, file: &Path) -> Option<Component> {
     let stored = std::fs::read(file).ok()?;
+    if unused_for(file).is_some_and(|age| age > NOTED) {
+        let _ = std::fs::File::options().write(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
+    }
     let sound = stored.split_at_checked(DIGEST).filter(|(digest, code)| Sha256::digest(code).as_slice() == *digest);
     let component = sound.and_then(|(_, code)| deserialize(engine, code).ok());
     if component.is_none() {
@@ -101,6 +125,25 @@ fn deserialize(engine: &Engine, code: &[u8]) -> anyhow::Result<Component> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_that_nobody_used_for_a_month_is_removed_at_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::new(&super::super::settings()).unwrap();
+        let code = engine.precompile_component(b"\0asm\x0d\0\x01\0").unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let [used, unused] = [[1; 32], [2; 32]].map(|digest| {
+            cache.keep(&engine, &digest, &code).unwrap();
+            let file = cache.file(&engine, &digest).unwrap();
+            let then = SystemTime::now() - UNUSED - NOTED;
+            std::fs::File::options().write(true).open(&file).unwrap().set_modified(then).unwrap();
+            file
+        });
+        std::fs::write(folder.path().join("something-else"), "").unwrap();
+        assert!(cache.read(&engine, &[1; 32]).is_some(), "being read is being used");
+        Cache::open(folder.path()).unwrap();
+        assert_eq!((used.exists(), unused.exists(), folder.path().join("something-else").exists()), (true, false, true));
+    }
 
     #[test]
     fn a_damaged_file_is_compiled_again_not_trusted() {

@@ -57,6 +57,8 @@ pub(super) struct Flight<'a> {
     pub(super) highest: i64,
     pub(super) floor: Floor,
     pub(super) ahead: Option<Ahead>,
+    /// The next row waits for a delivery: new rows change nothing, and reading for each of them would cost a page while the broker is away.
+    pub(super) held_up: bool,
     /// Producers that ended since the last acknowledgement.
     restarts: u32,
     next_count: Instant,
@@ -83,6 +85,7 @@ impl<'a> Flight<'a> {
             highest: 0,
             floor: Floor::default(),
             ahead: None,
+            held_up: false,
             restarts: 0,
             next_count: now,
             next_stuck: now,
@@ -106,7 +109,7 @@ impl<'a> Flight<'a> {
             self.count(outbox).await?;
             self.slow_down(desk).await;
             if !more {
-                let room = self.has_room();
+                let room = self.has_room() && !self.held_up;
                 tokio::select! {
                     Some(delivery) = self.deliveries.recv() => self.delivered(outbox, delivery).await?,
                     () = rows.notified(), if room => {}

@@ -49,6 +49,7 @@ fn size(rows: &[OutboxRow]) -> usize {
 impl Flight<'_> {
     /// Sends what is new and forgets what was acknowledged meanwhile; true if there may be more.
     pub(super) async fn turn_page(&mut self, outbox: &Outbox) -> Result<bool, Unavailable> {
+        self.held_up = false;
         if !self.has_room() || self.slices.is_empty() {
             return Ok(false);
         }
@@ -78,7 +79,10 @@ impl Flight<'_> {
                 found.more
             }
             Sending::ReadAgain => true,
-            Sending::Wait => false,
+            Sending::Wait => {
+                self.held_up = true;
+                false
+            }
         })
     }
 

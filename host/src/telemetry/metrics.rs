@@ -52,6 +52,13 @@ pub struct HandlerLabels {
     pub handler: String,
 }
 
+/// Labels of one consumer group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GroupLabels {
+    /// The consumer group.
+    pub group: String,
+}
+
 /// Labels of one topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TopicLabels {
@@ -98,6 +105,8 @@ pub struct Metrics {
     pub records_missed: Family<PartitionLabels, Gauge>,
     /// 1 while a partition is paused because its batch fails.
     pub partition_paused: Family<PartitionLabels, Gauge>,
+    /// 1 while a group has stopped, because many distinct keys fail on one revision.
+    pub group_stopped: Family<GroupLabels, Gauge>,
     /// Events that the broker has acknowledged.
     pub relay_sent: Family<TopicLabels, Counter>,
     /// Outbox rows of this replica's slices that wait, as the relay last saw it; counted up to 100,000.
@@ -133,6 +142,7 @@ impl Default for Metrics {
             events_expired: Family::default(),
             records_missed: Family::default(),
             partition_paused: Family::default(),
+            group_stopped: Family::default(),
             relay_sent: Family::default(),
             outbox_waiting: Gauge::default(),
             outbox_stuck: Gauge::default(),
@@ -184,6 +194,11 @@ impl Default for Metrics {
             "partition_paused",
             "1 while a partition is paused because its batch fails",
             metrics.partition_paused.clone(),
+        );
+        registry.register(
+            "group_stopped",
+            "1 while a group has stopped here because many distinct keys fail on one revision",
+            metrics.group_stopped.clone(),
         );
         registry.register("relay_sent", "Events that the broker acknowledged", metrics.relay_sent.clone());
         registry.register(

@@ -6,7 +6,7 @@ mod board;
 mod metrics;
 
 pub use board::{Board, OpenBreaker, PausedPartition, StuckRow};
-pub use metrics::{FailureLabels, HandlerLabels, HttpLabels, Metrics, OutcomeLabels, PartitionLabels, TopicLabels};
+pub use metrics::{FailureLabels, GroupLabels, HandlerLabels, HttpLabels, Metrics, OutcomeLabels, PartitionLabels, TopicLabels};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

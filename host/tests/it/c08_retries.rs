@@ -220,6 +220,7 @@ async fn c08_many_failing_keys_stop_the_group_instead_of_emptying_its_topic(kind
     })
     .await;
     assert_eq!(stopped["group"], world.group().as_str(), "{stopped}");
+    assert_eq!(world.metric("group_stopped").await, 1.0);
     assert!(stopped["reason"].as_str().is_some_and(|reason| reason.contains("trap")), "{stopped}");
     // It tries some events now and then and keeps nothing.
     let tried = async || world.counted("tidemill_invocations_total", &["outcome=\"trap\""]).await;
@@ -232,7 +233,7 @@ async fn c08_many_failing_keys_stop_the_group_instead_of_emptying_its_topic(kind
     world.make_due().await;
     world.until_handled(60).await;
     world.until_all_goes_on().await;
-    assert_eq!(world.dead().await, []);
+    assert_eq!((world.dead().await, world.metric("group_stopped").await), (vec![], 0.0));
 }
 
 /// Events that only wait behind others of their keys can't fail, so they say nothing of the revision.

@@ -324,7 +324,9 @@ async fn c18_the_admin_api_deploys_and_shows_the_same() {
         json!({ "note": "by api", "handlers": [{ "manifest": manifest, "component_base64": component,
             "migrations": [{ "number": 1, "name": "probe", "text": migration }] }] })
     };
-    let unauthorized = client.post(format!("{admin}/v1/deploys")).json(&upload(&encoded)).send().await.unwrap();
+    // On a connection of its own: one that is answered before its body was read ends.
+    let stranger = reqwest::Client::builder().no_proxy().build().unwrap();
+    let unauthorized = stranger.post(format!("{admin}/v1/deploys")).json(&upload(&encoded)).send().await.unwrap();
     assert_eq!(unauthorized.status().as_u16(), 401);
     let cut = call("POST", "/v1/deploys", Some(&upload(&encoded[..encoded.len() / 8 * 4]))).await;
     assert_eq!((cut.status, cut.problem()), (422, "refused"), "{cut:?}");
@@ -345,6 +347,17 @@ async fn c18_the_admin_api_deploys_and_shows_the_same() {
     assert!(none.text.contains("did you mean `probe`"), "{none:?}");
     let view = call("GET", "/v1/fleet", None).await;
     assert_eq!(view.body["handlers"][0]["by"], "carol", "{view:?}");
+    for (action, state) in [("pause", json!("paused")), ("resume", json!("active")), ("undeploy", Json::Null)] {
+        let path = format!("/v1/handlers/probe/{action}");
+        for note in ["a\0b".to_owned(), "x".repeat(2_001)] {
+            let refused = call("POST", &path, Some(&json!({ "note": note }))).await;
+            assert_eq!((refused.status, refused.problem()), (400, "invalid-request"), "{refused:?}");
+        }
+        let done = call("POST", &path, Some(&json!({ "note": format!("to {action}") }))).await;
+        assert_eq!((done.status, &done.body["changed"]), (200, &json!(true)), "{action}: {done:?}");
+        let view = call("GET", "/v1/fleet", None).await;
+        assert_eq!(view.body["handlers"][0]["state"], state, "{action}: {view:?}");
+    }
     let recorded = "SELECT count(*) FROM tidemill.actions WHERE actor = 'carol' AND via = 'api' AND action LIKE 'handlers.%'";
-    assert_eq!(world.count(recorded).await, 2);
+    assert_eq!(world.count(recorded).await, 5);
 }

@@ -205,10 +205,13 @@ impl Reader {
     fn settle(&mut self, errand: Errand) {
         match errand {
             Errand::Placed(placed) => {
-                placed.into_iter().filter(|(turn, _)| self.held.is(turn)).for_each(|(turn, place)| match place {
-                    Place::There(offset) => self.read(&turn, offset),
-                    Place::Gone(gone) => self.held.gone(&turn, &gone),
-                })
+                for (turn, place) in placed {
+                    match place {
+                        _ if !self.held.is(&turn) => {}
+                        Place::There(offset) => self.read(&turn, offset),
+                        Place::Gone(gone) => self.held.gone(&turn, &gone),
+                    }
+                }
             }
             Errand::Looked(gone) => {
                 self.looking = false;
@@ -222,8 +225,8 @@ impl Reader {
         }
     }
 
-    /// Gives a partition to librdkafka.
-    fn read(&self, turn: &Turn, offset: i64) {
+    /// Gives a partition to librdkafka; if it is not taken, once more after a while.
+    fn read(&mut self, turn: &Turn, offset: i64) {
         let begun = list(std::slice::from_ref(&turn.partition), |_| Offset::Offset(offset)).and_then(|list| {
             // librdkafka keeps an application's pause over a revoke; what comes back begins unpaused.
             let _ = self.client.resume(&list);
@@ -235,7 +238,14 @@ impl Reader {
                 self.held.read(turn, offset);
                 tracing::debug!(group = &*self.group.id, topic, partition, offset, "reading");
             }
-            Err(error) => tracing::error!(group = &*self.group.id, topic, partition, %error, "the partition cannot be read"),
+            Err(error) => {
+                tracing::error!(group = &*self.group.id, topic, partition, %error, "the partition cannot be read; trying again");
+                let again = vec![(turn.clone(), Place::There(offset))];
+                self.errands.spawn(async move {
+                    tokio::time::sleep(AGAIN).await;
+                    Errand::Placed(again)
+                });
+            }
         }
     }
 
