@@ -192,6 +192,36 @@ async fn c23_large_rows_that_waited_are_read_within_bounds() {
     assert!(peak.parse::<u64>().unwrap() < 300_000, "{peak} kB");
 }
 
+/// It looks a few times a second then, however many rows come.
+#[tokio::test]
+async fn c11_commits_do_not_make_the_relay_read_while_the_broker_is_away() {
+    let mut world = World::probe_on(Broker::dedicated(Kind::Embedded).await).await;
+    world.prepared().await;
+    world.start().await;
+    world.broker.stop().await;
+    let topic = world.topic("out");
+    publish(&world, &topic, "k", "first").await;
+    let fetches = async || {
+        // The server's own count of what was read of the table; a session says what it did within a second or when it ends.
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        world
+            .count(
+                "SELECT (seq_tup_read + idx_tup_fetch)::int8 FROM pg_stat_user_tables WHERE relid = 'tidemill.outbox'::regclass",
+            )
+            .await
+    };
+    let before = fetches().await;
+    for number in 0..200 {
+        publish(&world, &topic, "k", &format!("e{number}")).await;
+    }
+    let read = fetches().await - before;
+    println!("{read} rows were read");
+    // For each commit all rows that wait by then would be 20,000.
+    assert!(read < 10_000, "{read} rows were read while nothing could be sent");
+    world.broker.start().await;
+    world.until_outbox_is_empty().await;
+}
+
 #[tokio::test]
 async fn c11_the_first_event_of_a_new_database_leaves_also_after_a_rest() {
     let world = World::with_probe().await;
