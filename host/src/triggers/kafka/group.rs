@@ -30,6 +30,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 const BURST: usize = 500;
 /// How often paused partitions are put onto the board again.
 const SHOW: Duration = Duration::from_secs(2);
+/// How often partitions are looked at that may be read at a place outside their log without a word: librdkafka forgets what it had to say of a
+/// partition that is paused at that moment, and does not read it again.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// A consumer: one generation of a group in this process.
 pub(super) struct Reader {
@@ -43,6 +46,7 @@ pub(super) struct Reader {
     workers: JoinSet<()>,
     errands: JoinSet<Errand>,
     looking: bool,
+    checking: bool,
 }
 
 /// What was asked beside the loop, and is put into effect in it.
@@ -51,6 +55,8 @@ enum Errand {
     Placed(Vec<(Turn, Place)>),
     /// Partitions turned out to be read at a place that is gone.
     Looked(Vec<(Turn, Gone)>),
+    /// The same, without a word of librdkafka's before.
+    Checked(Vec<(Turn, Gone)>),
     /// It came to nothing.
     Nothing,
 }
@@ -83,13 +89,14 @@ impl Reader {
         let scopes = Scopes::new(trigger.engine.pool().clone());
         let places = Places { client: client.clone(), scopes, scope, group: group.clone(), held: held.clone() };
         let (workers, errands) = (JoinSet::new(), JoinSet::new());
-        Ok(Self { runner, group, scope, client, held, places, stop, workers, errands, looking: false })
+        Ok(Self { runner, group, scope, client, held, places, stop, workers, errands, looking: false, checking: false })
     }
 
     /// Reads until told to stop; what is under way then ends within `grace` or is rolled back.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, grace: Duration) {
         let (client, held, mut stop) = (self.client.clone(), self.held.clone(), self.stop.clone());
         let mut show = tokio::time::interval(SHOW);
+        let mut look = tokio::time::interval(LOOK);
         let mut records = client.stream();
         while !*stop.borrow() {
             tokio::select! {
@@ -105,6 +112,7 @@ impl Reader {
                 },
                 Some(order) = orders.recv() => self.obey(order),
                 _ = show.tick() => held.show_gone(),
+                _ = look.tick() => self.check(),
                 changed = stop.changed() => if changed.is_err() {
                     // Whoever would say it is gone.
                     break;
@@ -218,11 +226,19 @@ impl Reader {
                 if gone.is_empty() {
                     self.restart();
                 }
-                // librdkafka has stopped reading them; they stay assigned, so that what is in their queues can store its offsets.
-                gone.iter().filter(|(turn, _)| self.held.is(turn)).for_each(|(turn, gone)| self.held.gone(turn, gone));
+                self.gone(&gone);
+            }
+            Errand::Checked(gone) => {
+                self.checking = false;
+                self.gone(&gone);
             }
             Errand::Nothing => {}
         }
+    }
+
+    /// librdkafka does not read them; they stay assigned, so that what is in their queues can store its offsets.
+    fn gone(&self, gone: &[(Turn, Gone)]) {
+        gone.iter().filter(|(turn, _)| self.held.is(turn)).for_each(|(turn, gone)| self.held.gone(turn, gone));
     }
 
     /// Gives a partition to librdkafka; if it is not taken, once more after a while.
@@ -266,6 +282,15 @@ impl Reader {
             _ => tracing::warn!(group, %error, "reading failed; trying again"),
         }
         let _ = tokio::time::timeout(AGAIN, self.stop.changed()).await;
+    }
+
+    /// Looks whether a partition is read at a place that is gone.
+    fn check(&mut self) {
+        if !std::mem::replace(&mut self.checking, true) {
+            let places = self.places.clone();
+            // A broker that is away is said elsewhere.
+            self.errands.spawn(async move { Errand::Checked(places.look().await.unwrap_or_default()) });
+        }
     }
 
     /// librdkafka has stopped reading a partition whose place is gone, and does not say which.
