@@ -86,7 +86,7 @@ enum Work<'a> {
     /// Only an instance is wanted.
     Nothing,
     Http(&'a http::Request),
-    Events(Vec<&'a Item>),
+    Events(Arc<[Arc<Item>]>),
 }
 
 /// What is to be known at the end of a unit.
@@ -182,8 +182,9 @@ impl Engine {
                     self.keep(unit, term, origin.rehearse || admitted.parked == 0).await?;
                     return Ok(Answer::Events { handled: 0, parked: admitted.parked });
                 }
-                let items: Vec<_> = admitted.run.iter().filter_map(|&position| batch.items.get(position)).collect();
-                (Work::Events(items.iter().map(|item| &***item).collect()), Causes::of(items.into_iter().cloned()))
+                let run = admitted.run.iter().filter_map(|&position| batch.items.get(position).cloned());
+                let items: Arc<[_]> = run.collect();
+                (Work::Events(items.clone()), Causes::of(items))
             }
         };
         let log_lines = usize::try_from(handler.manifest.limits.log_lines).unwrap_or(0);

@@ -190,13 +190,13 @@ impl Item {
 }
 
 /// The extensions of all events of a batch, one event's behind the other's.
-pub(super) fn extensions<'a>(items: &[&'a Item]) -> Vec<(&'a str, &'a str)> {
+pub(super) fn extensions(items: &[Arc<Item>]) -> Vec<(&str, &str)> {
     items.iter().flat_map(|item| item.extensions()).collect()
 }
 
 /// A batch as the guest gets it.
-pub(super) fn events<'a>(items: &[&'a Item], mut extensions: &'a [(&'a str, &'a str)]) -> Vec<Event<'a>> {
-    let event = |item: &&'a Item| {
+pub(super) fn events<'a>(items: &'a [Arc<Item>], mut extensions: &'a [(&'a str, &'a str)]) -> Vec<Event<'a>> {
+    let event = |item: &'a Arc<Item>| {
         let (own, others) = extensions.split_at(item.content.extensions.len().min(extensions.len()));
         extensions = others;
         item.event(own)

@@ -28,26 +28,21 @@ pub(super) struct State {
 }
 
 /// What caused an invocation. Most batches publish nothing, so what an event passes on is read when it is asked for.
+#[derive(Default)]
 pub(super) struct Causes {
-    items: Vec<Arc<Item>>,
+    items: Arc<[Arc<Item>]>,
     read: Vec<Cause>,
-}
-
-impl Default for Causes {
-    fn default() -> Self {
-        Self::of([])
-    }
 }
 
 impl Causes {
     /// A request.
     pub(super) fn one(cause: Cause) -> Self {
-        Self { items: Vec::new(), read: vec![cause] }
+        Self { read: vec![cause], ..Self::default() }
     }
 
     /// Each event of a batch.
-    pub(super) fn of(items: impl IntoIterator<Item = Arc<Item>>) -> Self {
-        Self { items: items.into_iter().collect(), read: Vec::new() }
+    pub(super) fn of(items: Arc<[Arc<Item>]>) -> Self {
+        Self { items, ..Self::default() }
     }
 
     fn get(&mut self) -> &[Cause] {

@@ -257,3 +257,29 @@ async fn c08_events_that_never_ran_do_not_let_a_stopped_group_go_on(kind: Kind) 
     world.until_handled(120).await;
     assert_eq!(world.dead().await, []);
 }
+
+/// Each batch asks whether its keys wait. While few events do, reading all of them looks cheap to the server, and is not: it would do so for each key.
+#[tokio::test]
+async fn c06_whether_a_key_waits_is_not_asked_of_all_that_waits() {
+    let world = World::probe(Kind::Embedded).await;
+    world.handlers.limit("probe", "batch", 1);
+    world.handlers.retry("probe", "delay", "10m");
+    let world = world.started().await;
+    let event = |key: &str, n: i32, kind: &str| outgoing(Some(0), Some(key), &format!("{key}-{n}"), kind);
+    world.send_event(0, "k", "first", "probe.fail").await;
+    world.produce(&(0..199).map(|n| event("k", n, "probe.ok")).collect::<Vec<_>>()).await;
+    world.until_waiting(200).await;
+    world.sql().await.batch_execute("ANALYZE tidemill.waiting").await.unwrap();
+    let scanned = async || {
+        // A session says what it did within a second.
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        world.count("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relid = 'tidemill.waiting'::regclass").await
+    };
+    let before = scanned().await;
+    world.produce(&(0..300).map(|n| event("other", n, "probe.ok")).collect::<Vec<_>>()).await;
+    world.until_handled(300).await;
+    let scanned = scanned().await - before;
+    println!("{scanned} rows were scanned");
+    // All of them for each of the others would be 60,000; they are counted now and then.
+    assert!(scanned < 20_000, "{scanned} rows were scanned");
+}

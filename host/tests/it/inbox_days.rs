@@ -143,9 +143,12 @@ async fn c04_copies_on_both_sides_of_midnight_have_one_effect() {
             world.until_seen(id).await;
         }
     }
-    // In one batch.
-    let copies = [midnight - 1, midnight, midnight - 1].map(|at| New::event(1, "both").at(at));
-    records::produce_all(&world.broker.address(), &world.topic("in"), &copies).await;
+    // In one batch: as many days as copies, and fewer.
+    for (id, timestamps) in [("two", &[midnight - 1, midnight][..]), ("both", &[midnight - 1, midnight, midnight - 1])] {
+        let copies: Vec<New> = timestamps.iter().map(|at| New::event(1, id).at(*at)).collect();
+        records::produce_all(&world.broker.address(), &world.topic("in"), &copies).await;
+        world.until_seen(id).await;
+    }
     // In two partitions at once, many of them, so that some are in flight together.
     for number in 0..40 {
         let copies = [(1, midnight - 1), (2, midnight)];
@@ -158,7 +161,7 @@ async fn c04_copies_on_both_sides_of_midnight_have_one_effect() {
         world.send_event(partition, "k", &id, "probe.ok").await;
         world.until_seen(&id).await;
     }
-    for id in ["forth", "back", "both"] {
+    for id in ["forth", "back", "two", "both"] {
         assert_eq!(world.seen(id).await, 1, "{id}");
     }
     let pairs = "SELECT count(*), count(DISTINCT event_id) FROM probe.seen WHERE event_id LIKE 'pair-%'";

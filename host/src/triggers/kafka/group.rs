@@ -289,7 +289,7 @@ impl Reader {
         if !std::mem::replace(&mut self.checking, true) {
             let places = self.places.clone();
             // A broker that is away is said elsewhere.
-            self.errands.spawn(async move { Errand::Checked(places.look().await.unwrap_or_default()) });
+            self.errands.spawn(async move { Errand::Checked(places.check().await.unwrap_or_default()) });
         }
     }
 

@@ -161,6 +161,14 @@ impl Places {
         Ok(second.into_iter().filter(|(turn, gone)| same(turn, gone)).collect())
     }
 
+    /// The same without a word before, when mostly there is nothing: then one look is enough.
+    pub(super) async fn check(&self) -> Result<Vec<(Turn, Gone)>, String> {
+        match self.outside().await? {
+            outside if outside.is_empty() => Ok(outside),
+            _ => self.look().await,
+        }
+    }
+
     async fn outside(&self) -> Result<Vec<(Turn, Gone)>, String> {
         let held = self.held.clone();
         self.ask(move |client| {
