@@ -26,11 +26,17 @@ const PATIENCE: u32 = 3;
 /// How long a slice that is given up may wait for acknowledgements; then its producer ends.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long a row may be on its way before somebody should know.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The note on the board about it.
+const SILENT: &str = "relay: no acknowledgement";
+
 /// A row on its way. Its value is with the producer alone.
 pub(super) struct Sent {
     row: OutboxRow,
     size: usize,
     alone: bool,
+    since: Instant,
 }
 
 /// What became of a row of a page.
@@ -141,6 +147,10 @@ impl<'a> Flight<'a> {
         self.forget(outbox).await?;
         let busy: Slices = self.in_flight.values().map(|sent| sent.row.slice).collect();
         let done = leaving.without(busy);
+        if !done.is_empty() && !self.blocked.is_empty() {
+            // What waited with a row of theirs, in slices that stay, may lie below the floor.
+            self.floor.reset();
+        }
         self.blocked.forget(done, &self.relay.board, &self.relay.metrics);
         desk.let_go(done);
         Ok(wanted.is_empty() && done == leaving)
@@ -196,7 +206,7 @@ impl<'a> Flight<'a> {
         let size = row.size();
         self.bytes += size;
         (row.value, row.headers) = (None, Vec::new());
-        self.in_flight.insert(row.id, Sent { row, size, alone });
+        self.in_flight.insert(row.id, Sent { row, size, alone, since: Instant::now() });
     }
 
     async fn delivered(&mut self, outbox: &Outbox, delivery: Delivery) -> Result<(), Unavailable> {
@@ -219,7 +229,12 @@ impl<'a> Flight<'a> {
                 }
                 self.restart(sent.alone, &refusal.reason)
             }
-            Err(refusal) => self.failed(outbox, sent.row, refusal, sent.alone).await,
+            Err(refusal) => {
+                if refusal.too_large && !sent.alone {
+                    self.sender.too_large(sent.size);
+                }
+                self.failed(outbox, sent.row, refusal, sent.alone).await
+            }
         }
     }
 
@@ -232,7 +247,7 @@ impl<'a> Flight<'a> {
         metrics.relay_seconds.observe(age.max(0) as f64 / 1000.0);
         self.acknowledged.push(sent.row.id);
         match sent.alone {
-            false => self.sender.acknowledged(&sent.row.topic, partition),
+            false => self.sender.acknowledged(&sent.row, partition),
             true => {
                 self.blocked.left(&sent.row, board, metrics);
                 self.floor.reset();
@@ -280,12 +295,31 @@ impl<'a> Flight<'a> {
 
     async fn count(&mut self, outbox: &Outbox) -> Result<(), Unavailable> {
         if Instant::now() >= self.next_count {
-            let floor = self.floor.value();
+            // What is blocked may lie anywhere below the floor.
+            let floor = if self.blocked.is_empty() { self.floor.value() } else { 0 };
             let below = self.in_flight.range(..=floor).count() as i64;
             self.relay.metrics.outbox_waiting.set(below + outbox.waiting_above(floor, self.slices).await?);
+            self.show_silence();
             self.next_count = Instant::now() + COUNT;
         }
         Ok(())
+    }
+
+    /// Says on the board which topic has been silent for long: its partition may have no leader, or too few replicas in sync. The client tries again
+    /// without end, and everything else waits behind that sooner or later.
+    fn show_silence(&self) {
+        let oldest = self.in_flight.values().min_by_key(|sent| sent.since);
+        match oldest.filter(|sent| sent.since.elapsed() >= SILENCE) {
+            None => self.relay.board.clear(SILENT),
+            Some(sent) => {
+                let (topic, seconds) = (&sent.row.topic, sent.since.elapsed().as_secs());
+                let text = format!(
+                    "an event for topic `{topic}` has waited {seconds} s for the brokers' acknowledgement, and others behind it: has each of its \
+                     partitions a leader, and as many replicas in sync as `min.insync.replicas` asks for?"
+                );
+                self.relay.board.note(SILENT, text);
+            }
+        }
     }
 }
 
@@ -293,6 +327,7 @@ impl<'a> Flight<'a> {
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         let Relay { board, metrics, .. } = self.relay;
+        board.clear(SILENT);
         self.blocked.forget(Slices::ALL, board, metrics);
         metrics.outbox_waiting.set(0);
     }

@@ -105,10 +105,13 @@ impl Lanes {
         }
     }
 
-    /// A row of the topic got into the partition.
-    pub(super) fn acknowledged(&mut self, topic: &str, partition: i32) {
-        if let Some(lanes) = self.topics.get_mut(topic) {
-            lanes.remove(&None);
+    /// The row got into the partition.
+    pub(super) fn acknowledged(&mut self, row: &OutboxRow, partition: i32) {
+        if let Some(lanes) = self.topics.get_mut(&row.topic) {
+            // One without a key says nothing of a first row that is still on its way.
+            if matches!(lanes.get(&None), Some(Lane::Trying(first)) if *first == row.id) {
+                lanes.remove(&None);
+            }
             lanes.insert(Some(partition), Lane::Known(Instant::now()));
         }
     }
@@ -146,9 +149,14 @@ mod tests {
         assert!(lanes.admit(&murmur2, &row(3, None)));
         let partition = murmur2.partition("t", Some(b"21"), 3, |_| true);
         assert!(!lanes.admit(&murmur2, &row(2, Some("foobar"))) && !lanes.admit(&murmur2, &row(4, Some("21"))));
-        lanes.acknowledged("t", partition);
+        // One without a key that got in says nothing of the first one with a key.
+        lanes.acknowledged(&row(3, None), (partition + 1) % 3);
+        assert!(!lanes.admit(&murmur2, &row(2, Some("foobar"))) && !lanes.admit(&murmur2, &row(4, Some("21"))));
+        lanes.acknowledged(&row(1, Some("21")), partition);
         assert!(lanes.admit(&murmur2, &row(4, Some("21"))) && lanes.admit(&murmur2, &row(5, Some("21"))));
-        let other = ["a", "b", "c", "d"].into_iter().find(|key| place(key.as_bytes(), 3) != partition);
+        let fresh = (0..3).find(|place| *place != partition && *place != (partition + 1) % 3);
+        let other = ["a", "b", "c", "d", "e", "f"].into_iter().find(|key| Some(place(key.as_bytes(), 3)) == fresh);
+        assert!(other.is_some());
         assert!(lanes.admit(&murmur2, &row(6, other)));
         assert!(!lanes.admit(&murmur2, &row(7, other)));
         lanes.withdraw(&row(6, other));

@@ -32,6 +32,8 @@ pub(super) struct Refusal {
     pub(super) whole_topic: bool,
     /// The local queue is full; nothing is wrong.
     pub(super) full: bool,
+    /// The topic takes no batch of that size.
+    pub(super) too_large: bool,
 }
 
 struct Deliveries {
@@ -73,6 +75,9 @@ impl ProducerContext<Murmur2> for Deliveries {
     }
 }
 
+/// Bytes of a batch at most, to begin with; as librdkafka has it.
+const BATCH: usize = 1_000_000;
+
 type Client = ThreadedProducer<Deliveries, Murmur2>;
 
 /// A producer. Dropping it purges it: what it has not sent by then, it never will.
@@ -109,6 +114,8 @@ pub(super) struct Sender {
     murmur2: Murmur2,
     /// Of the flow.
     lanes: Lanes,
+    /// Bytes of a batch of the flow at most.
+    batch: usize,
     to: UnboundedSender<Delivery>,
     /// Those that were ended last.
     ending: Vec<JoinHandle<()>>,
@@ -117,9 +124,19 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(relay: &Relay, to: UnboundedSender<Delivery>) -> KafkaResult<Self> {
         let murmur2 = Murmur2::default();
-        let flow = client(relay, &to, &murmur2, false, 0)?;
+        let flow = client(relay, &to, &murmur2, Kind::Flow(BATCH), 0)?;
         let lanes = Lanes::default();
-        Ok(Self { flow, flow_generation: 0, lone: None, lone_generation: 0, murmur2, lanes, to, ending: Vec::new() })
+        Ok(Self {
+            flow,
+            flow_generation: 0,
+            lone: None,
+            lone_generation: 0,
+            murmur2,
+            lanes,
+            batch: BATCH,
+            to,
+            ending: Vec::new(),
+        })
     }
 
     pub(super) fn generation(&self, alone: bool) -> u64 {
@@ -132,7 +149,7 @@ impl Sender {
             false => {
                 self.flow_generation += 1;
                 self.lanes.clear();
-                let next = client(relay, &self.to, &self.murmur2, false, self.flow_generation)?;
+                let next = client(relay, &self.to, &self.murmur2, Kind::Flow(self.batch), self.flow_generation)?;
                 Some(std::mem::replace(&mut self.flow, next))
             }
             true => {
@@ -151,14 +168,22 @@ impl Sender {
         let _ = tokio::time::timeout(Duration::from_secs(2), ending).await;
     }
 
+    /// A batch with a row of this size was too large for its topic: if it was not the row by itself, the next producer makes smaller ones.
+    pub(super) fn too_large(&mut self, row: usize) {
+        if row < self.batch / 2 {
+            self.batch /= 2;
+            tracing::info!(bytes = self.batch, "a topic takes no batch of the usual size; the relay makes smaller ones");
+        }
+    }
+
     /// Whether the flow may have the row now; if not, the next delivery may change that.
     pub(super) fn admits(&mut self, row: &OutboxRow) -> bool {
         self.lanes.admit(&self.murmur2, row)
     }
 
-    /// The flow has got a row of the topic into the partition.
-    pub(super) fn acknowledged(&mut self, topic: &str, partition: i32) {
-        self.lanes.acknowledged(topic, partition);
+    /// The flow has got the row into the partition.
+    pub(super) fn acknowledged(&mut self, row: &OutboxRow, partition: i32) {
+        self.lanes.acknowledged(row, partition);
     }
 
     /// Hands a row to the flow, or alone.
@@ -170,6 +195,7 @@ impl Sender {
                 collateral: false,
                 whole_topic: false,
                 full: true,
+                too_large: false,
             });
         };
         let mut headers = OwnedHeaders::new_with_capacity(row.headers.len());
@@ -191,13 +217,21 @@ impl Sender {
     /// Makes the producer for lone rows, if it is not there.
     pub(super) fn ready_alone(&mut self, relay: &Relay) -> KafkaResult<()> {
         if self.lone.is_none() {
-            self.lone = Some(client(relay, &self.to, &self.murmur2, true, self.lone_generation)?);
+            self.lone = Some(client(relay, &self.to, &self.murmur2, Kind::Lone, self.lone_generation)?);
         }
         Ok(())
     }
 }
 
-fn client(relay: &Relay, to: &UnboundedSender<Delivery>, murmur2: &Murmur2, alone: bool, generation: u64) -> KafkaResult<Mortal> {
+/// Which of the two producers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// With so many bytes in a batch at most.
+    Flow(usize),
+    Lone,
+}
+
+fn client(relay: &Relay, to: &UnboundedSender<Delivery>, murmur2: &Murmur2, kind: Kind, generation: u64) -> KafkaResult<Mortal> {
     let context = KafkaContext::new("relay", relay.board.clone(), relay.kafka.clone());
     let mut config = context.client_config();
     config
@@ -213,10 +247,11 @@ fn client(relay: &Relay, to: &UnboundedSender<Delivery>, murmur2: &Murmur2, alon
         .set("message.max.bytes", "104857600")
         .set("topic.metadata.propagation.max.ms", "3000")
         .set("queue.buffering.max.kbytes", "131072");
-    if alone {
-        config.set("batch.num.messages", "1");
-    }
-    let deliveries = Deliveries { context, murmur2: murmur2.clone(), alone, generation, to: to.clone() };
+    match kind {
+        Kind::Flow(batch) => config.set("batch.size", batch.to_string()),
+        Kind::Lone => config.set("batch.num.messages", "1"),
+    };
+    let deliveries = Deliveries { context, murmur2: murmur2.clone(), alone: kind == Kind::Lone, generation, to: to.clone() };
     config.create_with_context(deliveries).map(|client| Mortal(Some(client)))
 }
 
@@ -254,5 +289,6 @@ fn refusal(error: &KafkaError, topic: &str) -> Refusal {
         Some(Code::TopicAuthorizationFailed) => format!("this login may not write to topic `{topic}`"),
         _ => format!("the broker refuses it: {error}"),
     };
-    Refusal { reason, collateral, whole_topic, full: code == Some(Code::QueueFull) }
+    let too_large = code == Some(Code::MessageSizeTooLarge);
+    Refusal { reason, collateral, whole_topic, full: code == Some(Code::QueueFull), too_large }
 }

@@ -11,6 +11,7 @@ on_both_brokers!(
     c11_nothing_is_lost_while_the_broker_is_away,
     c11_nothing_is_lost_when_the_host_dies_before_the_broker_has_it,
     c11_an_event_for_an_unknown_topic_is_stuck_and_leaves_in_order_once_the_topic_exists,
+    c11_a_topic_of_small_records_gets_batches_that_it_takes,
     c11_a_stuck_row_holds_its_key_until_it_is_discarded_or_mended_and_not_longer,
 );
 
@@ -39,6 +40,31 @@ async fn until_there(world: &World, topic: &str, count: usize) -> BTreeMap<Strin
         Some(by_key(world, topic).await).filter(|keys| keys.values().map(Vec::len).sum::<usize>() >= count)
     })
     .await
+}
+
+async fn c11_a_topic_of_small_records_gets_batches_that_it_takes(kind: Kind) {
+    let world = World::probe(kind).await;
+    let topic = world.topic("out");
+    world.handlers.change("probe", |manifest| {
+        let topic = manifest["topics"][topic.as_str()].as_table_mut().unwrap();
+        topic.insert("max_message_bytes".into(), "64KiB".into());
+    });
+    let mut world = world;
+    world.prepared().await;
+    let rows = "INSERT INTO tidemill.outbox (bucket, topic, key, value)
+        SELECT tidemill.key_bucket($1, k), $1, k, convert_to(format('{\"id\": \"%s\", \"noise\": \"%s\"}', n, noise), 'UTF8')
+        FROM generate_series(0, 299) n, LATERAL (SELECT convert_to('key-' || n % 10, 'UTF8') AS k,
+            (SELECT string_agg(md5((n * 1000 + i)::text), '') FROM generate_series(1, 600) i) AS noise) x ORDER BY n";
+    world.sql().await.execute(rows, &[&topic]).await.unwrap();
+    world.start().await;
+    let there = until_there(&world, &topic, 300).await;
+    world.until_outbox_is_empty().await;
+    for (key, ids) in there {
+        let numbers: Vec<u32> = ids.iter().map(|id| id.parse().unwrap()).collect();
+        assert!(numbers.is_sorted() && numbers.len() == 30, "{key}: {numbers:?}");
+    }
+    let log = world.log();
+    assert!((1..=6).contains(&log.matches("the relay makes smaller ones").count()), "{log}");
 }
 
 async fn c11_events_reach_the_topic_in_the_order_of_the_commits_per_key(kind: Kind) {

@@ -10,11 +10,12 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use crate::support::host::Run;
 use crate::support::outbox::{self, Sent, add, all_arrived, load};
 use crate::support::postgres::cluster;
-use crate::support::{Broker, Host, Kind, World, eventually, on_both_brokers};
+use crate::support::{Broker, Host, Kind, World, eventually, on_both_brokers, records};
 
 on_both_brokers!(
     c11_replicas_share_the_relay_and_hand_over_without_a_copy,
     c11_others_take_over_from_a_killed_relay,
+    c11_what_waits_for_a_missing_topic_leaves_in_order_when_slices_were_handed_over_meanwhile,
     c22_others_take_over_from_a_frozen_relay_and_it_does_no_harm_when_it_thaws,
 );
 
@@ -101,6 +102,29 @@ async fn c11_replicas_share_the_relay_and_hand_over_without_a_copy(kind: Kind) {
     drop((first, third));
 }
 
+async fn c11_what_waits_for_a_missing_topic_leaves_in_order_when_slices_were_handed_over_meanwhile(kind: Kind) {
+    let mut world = World::probe(kind).await.started().await;
+    let (topic, keys, mut sent) = (format!("{}-later", world.topic("out")), outbox::keys("k"), Sent::new());
+    let mut sql = world.sql().await;
+    add(&mut sql, &topic, &keys, &mut sent).await;
+    eventually("the topic is known to be missing", async || {
+        world.readyz().await.body["stuck"].as_array().filter(|stuck| !stuck.is_empty()).map(drop)
+    })
+    .await;
+    // Until nothing of it is on its way.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let first = world.take_host();
+    until_waiting(&first, 10).await;
+    let second = replica(&world).serve().await;
+    until_held(&[&first, &second], &[4, 4]).await;
+    records::create_topic(&world.broker.address(), &topic, 3).await;
+    for _ in 0..3 {
+        add(&mut sql, &topic, &keys, &mut sent).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    all_arrived(&world, &topic, &sent).await;
+}
+
 async fn c11_others_take_over_from_a_killed_relay(kind: Kind) {
     let mut world = World::probe(kind).await.started().await;
     let topic = world.topic("out");
@@ -138,6 +162,7 @@ async fn c22_others_take_over_from_a_frozen_relay_and_it_does_no_harm_when_it_th
         let frozen = Instant::now();
         until_held(&[&first, &third], &[4, 4]).await;
         println!("taken over {:?} after the freeze", frozen.elapsed());
+        assert!(frozen.elapsed() < SILENCE + Duration::from_secs(15), "within seconds");
         // The others work on for a while before it thaws.
         tokio::time::sleep(Duration::from_secs(17).saturating_sub(frozen.elapsed())).await;
         signal(&second, "-CONT");
