@@ -43,7 +43,8 @@ pub(super) fn show(about: &'static str) -> Command {
 
 /// A command that changes rows.
 pub(super) fn change(name: &'static str, about: &'static str, kind: Kind, time: &'static str) -> Command {
-    changing(Command::new(name).about(about), conditions(kind, time).collect(), CONDITIONS)
+    let after = text("after", "ID", "Only rows after this one: where the call before has ended").value_parser(value_parser!(i64));
+    changing(Command::new(name).about(about).arg(after), conditions(kind, time).collect(), CONDITIONS)
 }
 
 /// A command that changes rows under these conditions; one of those that are named has to be given.

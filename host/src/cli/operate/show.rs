@@ -117,9 +117,11 @@ fn reported<T: Columns, I: Display>(report: &Report<T, I>, done: &str) -> String
         }
         false => format!("\n{changed} of {all} {done}\n"),
     };
-    if report.more {
-        text += "There are more rows than one call changes: repeat it.\n";
-    }
+    text += &match &report.next {
+        Some(next) => format!("There are more rows than one call changes: go on with --after {next}\n"),
+        None if report.more => "There are more rows than one call changes: repeat it.\n".to_owned(),
+        None => String::new(),
+    };
     text
 }
 

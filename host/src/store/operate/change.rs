@@ -69,8 +69,10 @@ pub struct Report<T, I = i64> {
     pub changed: usize,
     /// How many were not, though they should have been.
     pub failed: usize,
-    /// Whether more rows were meant than one call changes: repeat it.
+    /// Whether more rows were meant than one call changes.
     pub more: bool,
+    /// What to give as `after` for those; none where the call is simply repeated.
+    pub next: Option<I>,
     /// The rows, oldest first.
     pub rows: Vec<Outcome<T, I>>,
 }
@@ -91,6 +93,11 @@ pub(super) trait Step<I: Send + Sync = i64, F: Sync = Filter>: Sync {
     /// Its name in `tidemill.actions`.
     const ACTION: &'static str;
 
+    /// The rows that it can change at all, as a condition: others that fit the filter are left out, unless they are named.
+    fn changeable(&self) -> &'static str {
+        "true"
+    }
+
     /// Changes these rows and says what became of each; the caller ends the transaction.
     async fn step(
         &self,
@@ -107,9 +114,11 @@ impl Session {
         step: &S,
         order: &Order,
     ) -> Result<Report<S::Row>, OperateError> {
-        let (chosen, more) = self.chosen(table, &order.filter).await?;
+        let (chosen, more) = self.chosen(table, &order.filter, step.changeable()).await?;
         let rows = missing(table, &order.filter, &chosen, more);
-        self.steps(step, order, (chosen, more), rows).await
+        let next = chosen.last().copied().filter(|_| more);
+        let report = self.steps(step, order, (chosen, more), rows).await?;
+        Ok(Report { next, ..report })
     }
 
     /// Changes the rows that were chosen (and says whether there are more), step by step; `rows` is what is said already.
@@ -139,7 +148,7 @@ impl Session {
             begun += ids.len();
         }
         rows.sort_by(|one, other| one.id.cmp(&other.id));
-        let mut report = Report { action: S::ACTION, dry_run: order.dry_run, changed: 0, failed: 0, more, rows };
+        let mut report = Report { action: S::ACTION, dry_run: order.dry_run, changed: 0, failed: 0, more, next: None, rows };
         report.count();
         if !order.dry_run {
             tracing::info!(

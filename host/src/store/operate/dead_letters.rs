@@ -35,11 +35,17 @@ pub(super) const DEAD_LETTERS: Table = Table {
 const DEAD: &str =
     "SELECT id FROM tidemill.dead_letters WHERE id = ANY($1) AND state = 'dead' ORDER BY id FOR UPDATE SKIP LOCKED";
 
+/// Those of another generation of their group whose event the current one has handled, or given up, itself.
+const ANEW: &str = "\
+    SELECT d.id FROM unnest($1::int8[], $2::int4[]) AS chosen(id, scope) \
+      JOIN tidemill.dead_letters d ON d.id = chosen.id AND d.scope <> chosen.scope \
+     WHERE EXISTS (SELECT 1 FROM tidemill.inbox i WHERE i.scope = chosen.scope AND i.source = d.source AND i.id = d.event_id)";
+
 /// Queues them at the end of their keys. With the keys' locks and the dead letters' rows held, so that nobody else can.
 const QUEUE: &str = "\
     INSERT INTO tidemill.waiting (scope, consumer_group, handler, topic, partition, record_offset, record_time, key, value, \
            header_names, header_values, source, event_id, type, due, dead_letter, ordered_by) \
-    SELECT s.scope, d.consumer_group, d.handler, d.topic, d.partition, d.record_offset, d.record_time, d.key, d.value, \
+    SELECT s.scope, d.consumer_group, coalesce(s.handler, d.handler), d.topic, d.partition, d.record_offset, d.record_time, d.key, d.value, \
            d.header_names, d.header_values, d.source, d.event_id, d.type, \
            CASE WHEN d.key IS NOT NULL \
                  AND (row_number() OVER (PARTITION BY s.scope, d.topic, d.key ORDER BY d.id) > 1 \
@@ -179,6 +185,10 @@ impl Step for Replay {
     type Row = DeadLetter;
     const ACTION: &'static str = "dead-letters.replay";
 
+    fn changeable(&self) -> &'static str {
+        "NOT EXISTS (SELECT 1 FROM tidemill.waiting q WHERE q.dead_letter = r.id)"
+    }
+
     async fn step(
         &self,
         transaction: &Transaction<'_>,
@@ -189,6 +199,10 @@ impl Step for Replay {
         let mine = numbers(transaction, DEAD, ids).await?;
         let rows: Vec<_> = DEAD_LETTERS.rows(transaction, ids).await?.iter().map(DeadLetter::read).collect();
         let (chosen, chosen_scopes): (Vec<i64>, Vec<i32>) = mine.iter().filter_map(|id| Some((*id, *scopes.get(id)?))).unzip();
+        let anew = transaction.query(ANEW, &[&chosen, &chosen_scopes]).await?;
+        let anew: HashSet<i64> = anew.iter().map(|row| row.get(0)).collect();
+        let places = chosen.into_iter().zip(chosen_scopes).filter(|(id, _)| !anew.contains(id));
+        let (chosen, chosen_scopes): (Vec<i64>, Vec<i32>) = places.unzip();
         let queued = transaction.query(QUEUE, &[&chosen, &chosen_scopes, &order.actor.name()]).await?;
         let queued: HashMap<i64, (i64, bool)> = queued.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
         let lines: Vec<_> = rows
@@ -201,6 +215,10 @@ impl Step for Replay {
             .collect();
         record(transaction, order, Self::ACTION, &lines).await?;
         let outcome = |row: DeadLetter| {
+            if anew.contains(&row.id) {
+                let text = "a newer generation of its group has handled this event itself, or has a dead letter of its own: discard this one";
+                return Outcome::failed(row.id, "handled-anew", text, Some(row));
+            }
             let (queued, has_group) = (queued.get(&row.id).copied(), scopes.contains_key(&row.id));
             replayed(row, &mine, queued, has_group)
         };

@@ -210,13 +210,22 @@ impl Session {
         row.ok_or_else(|| OperateError::Missing(format!("there is no {} {id}", table.what)))
     }
 
-    /// The numbers of the rows that a change is for, oldest first, and whether there are more than one call changes.
-    pub(super) async fn chosen(&self, table: &Table, filter: &Filter) -> Result<(Vec<i64>, bool), OperateError> {
+    /// The numbers of the rows that a change is for, oldest first, and whether there are more than one call changes. Of rows that nobody names, only
+    /// those that are `changeable`.
+    pub(super) async fn chosen(
+        &self,
+        table: &Table,
+        filter: &Filter,
+        changeable: &str,
+    ) -> Result<(Vec<i64>, bool), OperateError> {
         if filter.is_empty() && !filter.all {
             return Err(OperateError::Invalid(format!("say which {}s: give a condition, or say that you mean all", table.what)));
         }
         let most = filter.most()?;
-        let condition = filter.condition(table)?;
+        let mut condition = filter.condition(table)?;
+        if filter.ids.is_empty() && filter.state.is_none() {
+            condition.sql += &format!(" AND {changeable}");
+        }
         let sql = format!("SELECT r.id FROM {} r WHERE {} ORDER BY r.id LIMIT {}", table.name, condition.sql, most + 1);
         let rows = self.client.query(&sql, &condition.params()).await?;
         Ok((rows.iter().take(most).map(|row| row.get(0)).collect(), rows.len() > most))

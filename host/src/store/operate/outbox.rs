@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 use tokio_postgres::{Row, Transaction};
 
+const STUCK: &str = "r.stuck_since IS NOT NULL";
+
 const OUTBOX: Table = Table {
     what: "outbox row",
     name: "tidemill.outbox",
@@ -20,7 +22,7 @@ const OUTBOX: Table = Table {
     handled: false,
     time: "created_at",
     error: "strpos(r.stuck_reason, $?) > 0",
-    states: &[("stuck", "r.stuck_since IS NOT NULL"), ("waiting", "r.stuck_since IS NULL")],
+    states: &[("stuck", STUCK), ("waiting", "r.stuck_since IS NULL")],
     usual_state: None,
 };
 
@@ -112,6 +114,10 @@ impl Step for OutboxRetry {
     type Row = OutboxEntry;
     const ACTION: &'static str = "outbox.retry";
 
+    fn changeable(&self) -> &'static str {
+        STUCK
+    }
+
     async fn step(
         &self,
         transaction: &Transaction<'_>,
@@ -150,6 +156,10 @@ impl Step for OutboxRetry {
 impl Step for OutboxDiscard {
     type Row = OutboxEntry;
     const ACTION: &'static str = "outbox.discard";
+
+    fn changeable(&self) -> &'static str {
+        if self.not_stuck { "true" } else { STUCK }
+    }
 
     async fn step(
         &self,

@@ -49,6 +49,25 @@ async fn c11_stuck_rows_are_listed_tried_again_and_given_up() {
 }
 
 #[tokio::test]
+async fn a_change_of_many_rows_leaves_out_what_it_cannot_change_and_goes_on_where_it_ended() {
+    let site = Site::new().await;
+    let mut stuck = Vec::new();
+    for n in 0..3 {
+        site.published(&format!("waits-{n}"), false).await;
+        stuck.push(site.published(&format!("stuck-{n}"), true).await);
+    }
+    let (report, code) = site.json("outbox retry --topic ghost.gone --limit 2").await;
+    let retried = |id: i64| (id, "retried".to_owned());
+    assert_eq!((code, outcomes(&report)), (0, vec![retried(stuck[0]), retried(stuck[1])]), "{report}");
+    assert_eq!((&report["more"], &report["next"]), (&json!(true), &json!(stuck[1])), "{report}");
+    assert!(site.cli("outbox retry --topic ghost.gone --limit 2").await.contains(&format!("--after {}", stuck[1])));
+    let (report, _) = site.json(&format!("outbox retry --topic ghost.gone --limit 2 --after {}", stuck[1])).await;
+    assert_eq!((outcomes(&report), &report["next"]), (vec![retried(stuck[2])], &json!(null)), "{report}");
+    let (report, code) = site.json("outbox discard --topic ghost.gone --yes").await;
+    assert_eq!((code, ids(&report).len(), ids(&site.json("outbox list").await.0).len()), (0, 3, 3), "{report}");
+}
+
+#[tokio::test]
 async fn what_is_misused_exits_with_2_and_what_cannot_be_done_with_1() {
     let site = Site::new().await;
     for line in ["outbox discard --yes", "outbox list --handler h", "waiting list --since yesterday", "dlq"] {

@@ -5,7 +5,11 @@ use serde_json::json;
 use super::{Site, outcomes};
 use crate::support::{Kind, World, eventually, on_both_brokers, records};
 
-on_both_brokers!(c10_a_replayed_event_has_one_effect_however_often_it_is_asked_for);
+on_both_brokers!(
+    c10_a_replayed_event_has_one_effect_however_often_it_is_asked_for,
+    c10_a_replay_runs_after_what_waits_of_its_key,
+    c10_bytes_that_are_still_no_event_stay_a_dead_letter,
+);
 
 /// A running host whose probe has given up one event of this type, and the number of its dead letter.
 async fn with_a_letter(kind: Kind, type_: &str) -> (Site, i64) {
@@ -41,8 +45,50 @@ async fn c10_a_replayed_event_has_one_effect_however_often_it_is_asked_for(kind:
 }
 
 #[tokio::test]
-async fn c10_a_replay_runs_after_what_waits_of_its_key() {
-    let (site, id) = with_a_letter(Kind::Embedded, "probe.reject").await;
+async fn c08_what_operators_do_with_waiting_events_reaches_a_running_host() {
+    let world = World::probe(Kind::Embedded).await.env("TIDEMILL_ACTOR", "ann");
+    world.handlers.retry("probe", "delay", "10m");
+    let site = Site::of(world.started().await).await;
+    let world = &site.world;
+    world.send(0, &[("given-up", "bad", "probe.fail"), ("given-up", "after-bad", "probe.ok")]).await;
+    world.until_waiting(2).await;
+    let (list, _) = site.json("waiting list").await;
+    site.cli(&format!("waiting dead-letter {} --reason import --yes", list["rows"][0]["id"])).await;
+    world.until_seen("after-bad").await;
+    assert_eq!(world.dead().await, [("bad".to_owned(), 1, "operator".to_owned())]);
+    world.send(0, &[("later", "later", "probe.fail"), ("later", "after-later", "probe.ok")]).await;
+    world.until_waiting(2).await;
+    world.let_pass().await;
+    site.cli("waiting retry --key later --yes").await;
+    world.until_handled(3).await;
+    assert_eq!(world.order("later").await, "later after-later");
+}
+
+#[tokio::test]
+async fn c11_what_operators_do_with_stuck_rows_reaches_a_running_relay() {
+    let site = Site::of(World::probe(Kind::Embedded).await.env("TIDEMILL_ACTOR", "ann").started().await).await;
+    let world = &site.world;
+    let (missing, address) = (world.topic("missing"), world.broker.address());
+    let publish = async |id: &str| {
+        let body = json!({ "id": id, "event_id": id, "topic": missing, "key": "k" });
+        assert_eq!(world.steps("insert-then-publish", body).await.status, 200);
+    };
+    let stuck = "SELECT count(*) FROM tidemill.outbox WHERE stuck_since IS NOT NULL";
+    publish("unwanted").await;
+    world.until_count("it is stuck", stuck, 1).await;
+    site.cli(&format!("outbox discard --topic {missing} --yes")).await;
+    world.until_outbox_is_empty().await;
+    publish("wanted").await;
+    world.until_count("the next one is stuck", stuck, 1).await;
+    records::create_topic(&address, &missing, 1).await;
+    site.cli(&format!("outbox retry --topic {missing} --yes")).await;
+    world.until_outbox_is_empty().await;
+    let sent = records::all(&address, &missing).await;
+    assert_eq!(sent.iter().map(|record| record.json()["id"].clone()).collect::<Vec<_>>(), ["wanted"]);
+}
+
+async fn c10_a_replay_runs_after_what_waits_of_its_key(kind: Kind) {
+    let (site, id) = with_a_letter(kind, "probe.reject").await;
     // Its key has one attempt each until one succeeds.
     site.world.send_event(0, "k", "trusted", "probe.ok").await;
     site.world.until_seen("trusted").await;
@@ -57,9 +103,8 @@ async fn c10_a_replay_runs_after_what_waits_of_its_key() {
     assert_eq!(order, "trusted waits bad");
 }
 
-#[tokio::test]
-async fn c10_bytes_that_are_still_no_event_stay_a_dead_letter() {
-    let (site, _) = with_a_letter(Kind::Embedded, "probe.reject").await;
+async fn c10_bytes_that_are_still_no_event_stay_a_dead_letter(kind: Kind) {
+    let (site, _) = with_a_letter(kind, "probe.reject").await;
     let (address, topic) = (site.world.broker.address(), site.world.topic("in"));
     records::produce(&address, &topic, Some(0), None, b"\xff no event", &[]).await;
     let dead = "SELECT id FROM tidemill.dead_letters WHERE type = ''";
