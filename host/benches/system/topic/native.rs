@@ -11,6 +11,7 @@ use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{Consumer, DefaultConsumerContext, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
+use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::sync::Arc;
 use tidemill::config::KafkaAccess;
@@ -101,14 +102,15 @@ impl Connection {
     async fn keep(&self, batch: &[BorrowedMessage<'_>], scope: i32) -> anyhow::Result<()> {
         let mut columns = Columns::read(batch)?;
         let keys: HashSet<&[u8]> = batch.iter().filter_map(|message| message.key()).collect();
-        let keys: Vec<&[u8]> = keys.into_iter().collect();
+        let hashes: Vec<_> = keys.into_iter().map(Sha256::digest).collect();
+        let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.as_slice()).collect();
         let days = (columns.days.iter().min().copied(), columns.days.iter().max().copied());
         let client = &self.client;
         let (begun, entered, noted, held) = future::join4(
             client.batch_execute("BEGIN"),
             client.query_one(&self.enter, &[&scope, &days.0, &days.1]),
             client.query(&self.note, &[&scope, &columns.days, &columns.sources, &columns.ids]),
-            client.query(&self.held, &[&scope, &TOPIC, &keys, &10_000_i64]),
+            client.query(&self.held, &[&scope, &TOPIC, &hashes, &10_000_i64]),
         )
         .await;
         begun?;

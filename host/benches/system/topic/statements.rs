@@ -18,12 +18,12 @@ pub(super) const NOTE: &str = "\
 
 /// `store/inbox.rs`: the keys that must wait.
 pub(super) const HELD: &str = "\
-    SELECT k.key, \
-           (SELECT count(*) FROM (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = sha256(k.key) LIMIT $4) c), \
-           EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = sha256(k.key)) \
-    FROM unnest($3::bytea[]) AS k(key) \
-    WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = sha256(k.key)) \
-       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = sha256(k.key))";
+    SELECT k.n, \
+           (SELECT count(*) FROM (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = k.hash LIMIT $4) c), \
+           EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = k.hash OFFSET 0) \
+    FROM unnest($3::bytea[]) WITH ORDINALITY AS k(hash, n) \
+    WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = k.hash OFFSET 0) \
+       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = k.hash OFFSET 0)";
 
 /// `audit`: the rows. The table is named in full, so that it can be prepared before the role is taken.
 pub(super) const RECORD: &str = "\
