@@ -37,15 +37,17 @@ pub(super) const NOTE: &str = "\
 /// Said before [`NOTE`], with the first and the last day of the batch.
 pub(super) const ENTER: &str = "SELECT tidemill.enter_day($1, $2, $3)";
 
-/// Which keys of a batch may not run with it: those with waiting rows (counted up to the limit), and those with single attempts. A statement of
-/// its own after [`NOTE`], which may have waited for the unit that parked them.
+/// Which keys of a batch, by their hashes, may not run with it: their positions, from 1; how many rows of them wait, counted up to the limit; and
+/// whether they have single attempts. A statement of its own after [`NOTE`], which may have waited for the unit that parked them.
+///
+/// `OFFSET 0` keeps that a probe of the index for each key, where reading all that waits in the topic looks cheaper while it is little.
 pub(super) const HELD: &str = "\
-    SELECT k.key, \
-           (SELECT count(*) FROM (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = sha256(k.key) LIMIT $4) c), \
-           EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = sha256(k.key)) \
-    FROM unnest($3::bytea[]) AS k(key) \
-    WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = sha256(k.key)) \
-       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = sha256(k.key))";
+    SELECT k.n, \
+           (SELECT count(*) FROM (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = k.hash LIMIT $4) c), \
+           EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = k.hash OFFSET 0) \
+    FROM unnest($3::bytea[]) WITH ORDINALITY AS k(hash, n) \
+    WHERE EXISTS (SELECT 1 FROM tidemill.waiting w WHERE w.scope = $1 AND w.topic = $2 AND sha256(w.key) = k.hash OFFSET 0) \
+       OR EXISTS (SELECT 1 FROM tidemill.single_attempts s WHERE s.scope = $1 AND s.topic = $2 AND sha256(s.key) = k.hash OFFSET 0)";
 
 /// The positions, from 1, of identities that are noted already.
 pub(super) const KNOWN: &str = "\

@@ -38,6 +38,8 @@ const HOST: &[(i32, &str, &str)] = &[
     (8, "schedule_one", include_str!("../../../migrations/host/0008_schedule_one.sql")),
     (9, "jobs_by_bytes", include_str!("../../../migrations/host/0009_jobs_by_bytes.sql")),
     (10, "claims_of_the_dead", include_str!("../../../migrations/host/0010_claims_of_the_dead.sql")),
+    (11, "identities_bytewise", include_str!("../../../migrations/host/0011_identities_bytewise.sql")),
+    (12, "stopped_groups", include_str!("../../../migrations/host/0012_stopped_groups.sql")),
 ];
 
 /// How often a run asks whether the one before it has ended.

@@ -5,9 +5,12 @@ use serde_json::json;
 use crate::support::{Kind, World, on_both_brokers, records};
 
 on_both_brokers!(
+    c12_structured_and_binary_events_are_both_read_whole,
     c04_redelivery_of_a_record_in_the_topic_has_no_second_effect,
     c04_redelivery_after_an_offset_reset_has_no_second_effect,
     c04_an_event_published_by_a_consumer_is_published_once_per_cause,
+    c04_the_same_id_from_another_source_is_another_event,
+    c04_a_replica_that_joins_and_leaves_has_no_second_effect,
 );
 
 /// Waits until everything that was put into these partitions before is handled.
@@ -63,9 +66,8 @@ async fn c04_an_event_published_by_a_consumer_is_published_once_per_cause(kind: 
     assert_eq!(ids, expected);
 }
 
-#[tokio::test]
-async fn c04_the_same_id_from_another_source_is_another_event() {
-    let world = World::with_probe().await;
+async fn c04_the_same_id_from_another_source_is_another_event(kind: Kind) {
+    let world = World::probe(kind).await.started().await;
     for source in ["one", "two", "one"] {
         let mut event: serde_json::Value = serde_json::from_slice(&records::event("same", "probe.ok", &json!({}))).unwrap();
         event["source"] = json!(source);
@@ -75,9 +77,8 @@ async fn c04_the_same_id_from_another_source_is_another_event() {
     assert_eq!(world.seen("same").await, 2);
 }
 
-#[tokio::test]
-async fn c04_a_replica_that_joins_and_leaves_has_no_second_effect() {
-    let mut world = World::with_probe().await;
+async fn c04_a_replica_that_joins_and_leaves_has_no_second_effect(kind: Kind) {
+    let mut world = World::probe(kind).await.started().await;
     let second = world.command(&["serve"]).env("TIDEMILL_HTTP_ADDR", "127.0.0.1:0").env("TIDEMILL_ADMIN_ADDR", "127.0.0.1:0");
     let mut second = second.serve().await;
     for number in 0..60 {
@@ -92,20 +93,30 @@ async fn c04_a_replica_that_joins_and_leaves_has_no_second_effect() {
     assert!(world.host().sigterm().await.success());
 }
 
-#[tokio::test]
-async fn c12_structured_and_binary_events_are_both_read_whole() {
-    let world = World::with_probe().await;
+async fn c12_structured_and_binary_events_are_both_read_whole(kind: Kind) {
+    let world = World::probe(kind).await.started().await;
     let headers = [
         ("ce_specversion", "1.0"),
         ("ce_id", "binary"),
         ("ce_source", "test"),
-        ("ce_type", "probe.ok"),
+        ("ce_type", "probe.extensions"),
         ("ce_anything", "else"),
         ("content-type", "application/json"),
     ];
     let topic = world.topic("in");
     records::produce(&world.broker.address(), &topic, Some(1), Some("user"), br#"{"a":1}"#, &headers).await;
     world.until_seen("binary").await;
+    let mut event: serde_json::Value =
+        serde_json::from_slice(&records::event("extended", "probe.extensions", &json!({}))).unwrap();
+    (event["anything"], event["number"]) = (json!("else"), json!(7));
+    records::produce_event(&world.broker.address(), &topic, Some(1), "user", event.to_string().as_bytes()).await;
+    world.until_seen("extended").await;
+    for (id, extensions) in [("binary", r#"[("anything", "else")]"#), ("extended", r#"[("anything", "else"), ("number", "7")]"#)]
+    {
+        let note = "SELECT note FROM probe.rows WHERE id = $1";
+        let got: String = world.sql().await.query_one(note, &[&id]).await.unwrap().get(0);
+        assert_eq!(got, extensions, "what the guest got of {id}");
+    }
     let (partition, offset) = world.send_event(2, "user", "structured", "probe.ok").await;
     world.until_seen("structured").await;
     let query = "SELECT source, type, topic, part, off, subject_key, data::text FROM probe.seen WHERE event_id = $1";

@@ -35,7 +35,8 @@ struct Planned {
     kind: &'static str,
 }
 
-const BAD: [&str; 4] = ["probe.fail", "probe.reject", "probe.vague", "probe.trap"];
+/// Named and not named, a trap, a limit, and a constraint that is looked at when the unit ends.
+const BAD: [&str; 6] = ["probe.fail", "probe.reject", "probe.vague", "probe.trap", "probe.hog", "probe.pair"];
 /// The last one publishes a copy of itself.
 const GOOD: [&str; 3] = ["probe.ok", "probe.ok", "probe.republish"];
 const RETRIES: i32 = 2;
@@ -56,7 +57,7 @@ fn mix(seed: u64) -> Vec<Planned> {
             Some(key) => key.starts_with("mixed"),
         };
         let bad = may_fail && dice.below(2) == 0;
-        let kind = if bad { BAD[dice.below(4) as usize] } else { GOOD[dice.below(3) as usize] };
+        let kind = if bad { BAD[dice.below(6) as usize] } else { GOOD[dice.below(3) as usize] };
         bad_without_key += u32::from(key.is_none() && bad);
         planned.push(Planned { key, id: format!("e{number:03}"), kind });
     }
@@ -90,6 +91,8 @@ fn expected(mix: &[Planned], patient: bool) -> Outcome {
         let class = match event.kind {
             "probe.reject" => "rejected",
             "probe.trap" => "trap",
+            "probe.hog" => "limit",
+            "probe.pair" => "refused",
             _ => "failed",
         };
         if !waiting.is_empty() {
@@ -126,6 +129,7 @@ fn without_order(mix: &[Planned], waiting: &mut [(String, i32, bool)]) {
 async fn run(kind: Kind, mix: &[Planned], batch: i64, patient: bool) -> (Outcome, u64) {
     let world = World::probe(kind).await;
     world.handlers.limit("probe", "batch", batch);
+    world.handlers.limit("probe", "memory", "32MiB");
     world.handlers.retry("probe", "retries", i64::from(RETRIES));
     world.handlers.retry("probe", "delay", if patient { "10m" } else { "50ms" });
     world.prepared().await;

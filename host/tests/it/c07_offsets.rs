@@ -14,6 +14,7 @@ on_both_brokers!(
     c07_an_offset_beyond_the_end_pauses_and_says_so,
     c07_a_group_that_starts_latest_skips_nothing_from_its_start_on,
     c07_a_partition_that_a_topic_gets_begins_with_its_first_record,
+    c07_a_partition_stays_where_it_is_when_another_topic_joins_its_group,
     c07_a_start_survives_the_loss_of_the_brokers_offsets,
     c07_a_consumer_whose_partitions_are_all_paused_stays_in_its_group,
 );
@@ -44,6 +45,32 @@ impl World {
     async fn until_nothing_is_paused(&self) {
         eventually("nothing is paused", async || (self.readyz().await.body["paused"] == json!([])).then_some(())).await;
     }
+}
+
+async fn c07_a_partition_stays_where_it_is_when_another_topic_joins_its_group(kind: Kind) {
+    let mut world = World::probe(kind).await.started().await;
+    for partition in 0..3 {
+        world.send_event(partition, "k", &format!("first-{partition}"), "probe.ok").await;
+        world.until_seen(&format!("first-{partition}")).await;
+    }
+    assert!(world.host().sigterm().await.success());
+    assert_eq!(world.committed().await.values().sum::<i64>(), 3);
+    let out = world.topic("out");
+    world.handlers.change("probe", |manifest| {
+        let mut second: toml::Table = manifest["topic"].as_array().unwrap()[0].as_table().unwrap().clone();
+        second.insert("name".into(), out.clone().into());
+        manifest["topic"].as_array_mut().unwrap().push(second.into());
+    });
+    let event = records::event("of-out", "probe.ok", &json!({}));
+    records::produce_event(&world.broker.address(), &out, Some(0), "k", &event).await;
+    world.start().await;
+    world.until_seen("of-out").await;
+    for partition in 0..3 {
+        world.send_event(partition, "k", &format!("last-{partition}"), "probe.ok").await;
+        world.until_seen(&format!("last-{partition}")).await;
+    }
+    assert_eq!(world.metric("events_duplicate_total").await, 0.0, "what was committed is not read again");
+    assert_eq!(world.count("SELECT count(*) FROM probe.seen").await, 7);
 }
 
 async fn c07_records_deleted_before_they_were_read_pause_their_partition_alone(kind: Kind) {

@@ -12,10 +12,12 @@ on_both_brokers!(
     c08_a_deadlock_is_no_attempt,
     c08_a_database_that_goes_away_uses_up_no_attempt,
     c08_a_connection_that_breaks_while_an_attempt_is_written_down_counts_it_once,
+    c09_a_connection_that_breaks_while_an_event_is_given_up_leaves_one_letter_with_one_copy,
     c08_an_event_that_was_running_when_three_processes_died_is_dead_and_its_neighbours_are_handled_once,
     c08_an_event_that_ends_processes_is_found_behind_many_that_were_handled,
     c08_a_retry_whose_process_was_killed_runs_again_at_once,
     c08_a_retry_that_was_running_when_three_processes_died_is_dead_and_its_key_goes_on,
+    c08_retries_beside_one_that_ends_processes_are_not_given_up,
     c08_a_shutdown_is_no_attempt_and_no_crash,
     c08_a_shutdown_in_the_middle_of_a_retry_is_no_attempt_and_no_crash,
 );
@@ -152,13 +154,54 @@ async fn c08_a_connection_that_breaks_while_an_attempt_is_written_down_counts_it
     world.until_handled(2).await;
 }
 
+/// The letter, its copy for the topic and the end of the event are one transaction, whether it was the first attempt or a later one.
+async fn c09_a_connection_that_breaks_while_an_event_is_given_up_leaves_one_letter_with_one_copy(kind: Kind) {
+    let world = World::probe(kind).await.proxied().await;
+    world.handlers.retry("probe", "retries", 1);
+    world.handlers.retry("probe", "delay", "10m");
+    let mut world = world.started().await;
+    for (partition, cut) in [(0, Cut::BeforeCommit), (1, Cut::AfterCommit)] {
+        let hits = world.proxy().hits();
+        world.proxy().arm(Fault::Cut(cut), "tidemill.fail(");
+        world.send_event(partition, &format!("now-{partition}"), &format!("rejected-{partition}"), "probe.reject").await;
+        eventually("giving it up was cut", async || (world.proxy().hits() == hits + 1).then_some(())).await;
+        world.until_dead(i64::from(partition) * 2 + 1).await;
+        world.send_event(partition, &format!("later-{partition}"), &format!("failed-{partition}"), "probe.fail").await;
+        world.until_waiting(1).await;
+        world.proxy().arm(Fault::Cut(cut), "tidemill.fail(");
+        world.make_due().await;
+        eventually("the end of its retries was cut", async || (world.proxy().hits() == hits + 2).then_some(())).await;
+        world.until_waiting(0).await;
+    }
+    // The records are read once more.
+    assert!(world.host().sigterm().await.success());
+    records::rewind(&world.broker.address(), &world.group(), &world.topic("in")).await;
+    world.start().await;
+    for partition in 0..3 {
+        world.send_event(partition, "mark", &format!("mark-{partition}"), "probe.ok").await;
+    }
+    world.until_handled(3).await;
+    let dead: Vec<_> = world.dead().await.into_iter().map(|(id, attempts, _)| (id, attempts)).collect();
+    let wanted = [("failed-0", 2), ("failed-1", 2), ("rejected-0", 1), ("rejected-1", 1)];
+    assert_eq!(dead, wanted.map(|(id, attempts)| (id.to_owned(), attempts)));
+    world.until_outbox_is_empty().await;
+    let copies = records::all(&world.broker.address(), &format!("{}.dlq", world.topic("in"))).await;
+    let mut ids: Vec<_> = copies.iter().map(|copy| copy.json()["id"].as_str().unwrap().to_owned()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, wanted.map(|(id, _)| id.to_owned()), "one copy of each");
+}
+
 /// Waits until a guest hangs inside its unit: `probe.hang` has asked for its switch and says nothing more.
 async fn until_hanging(world: &World) {
+    until_some_hang(world, 1).await;
+}
+
+async fn until_some_hang(world: &World, count: i64) {
     let idle = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE usename = '{}' AND state = 'idle in transaction' AND query LIKE '%switches%'",
         world.database.login()
     );
-    world.until_count("an event hangs", &idle, 1).await;
+    world.until_count("events hang", &idle, count).await;
 }
 
 /// A world whose hanging events are never ended by a limit.
@@ -253,6 +296,39 @@ async fn c08_a_retry_that_was_running_when_three_processes_died_is_dead_and_its_
     let dead: Vec<_> = world.dead().await.into_iter().map(|(id, _, class)| (id, class)).collect();
     assert_eq!(dead, [("fatal", "host-crash"), ("first", "failed")].map(|(id, class)| (id.to_owned(), class.to_owned())));
     assert_eq!(world.order("k").await, "last");
+}
+
+/// All that ran at the first end are suspects; from then on they run one at a time.
+async fn c08_retries_beside_one_that_ends_processes_are_not_given_up(kind: Kind) {
+    let world = with_long_deadlines(kind).await;
+    world.handlers.retry("probe", "retries", 1);
+    world.handlers.retry("probe", "delay", "10m");
+    let mut world = world.started().await;
+    for n in 0..4 {
+        let (key, first, slow) = (format!("k{n}"), format!("first-{n}"), format!("slow-{n}"));
+        world.send(n % 3, &[(&key, &first, "probe.fail"), (&key, &slow, "probe.hang")]).await;
+    }
+    world.until_waiting(8).await;
+    world.make_due().await;
+    world.until_dead(4).await;
+    let hanging = "SELECT count(*) FROM tidemill.waiting WHERE claim IS NOT NULL AND due > clock_timestamp() + interval '1 min'";
+    for round in 0..3 {
+        let at_once = if round == 0 { 4 } else { 1 };
+        world.until_count("suspects run one at a time", hanging, at_once).await;
+        until_some_hang(&world, at_once).await;
+        world.host().kill_9();
+        if round == 2 {
+            world.let_pass().await;
+        }
+        // Before it starts: what runs has its row locked.
+        world.make_due().await;
+        world.start().await;
+    }
+    // One of them was running at each of the three ends, or none was.
+    world.until_waiting(0).await;
+    let crashed = world.dead().await.into_iter().filter(|(_, _, class)| class == "host-crash").count();
+    assert!(crashed <= 1, "{:?}", world.dead().await);
+    world.until_handled(4 - i64::try_from(crashed).unwrap()).await;
 }
 
 async fn c08_a_shutdown_is_no_attempt_and_no_crash(kind: Kind) {

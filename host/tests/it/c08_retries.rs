@@ -221,6 +221,8 @@ async fn c08_many_failing_keys_stop_the_group_instead_of_emptying_its_topic(kind
     .await;
     assert_eq!(stopped["group"], world.group().as_str(), "{stopped}");
     assert_eq!(world.metric("group_stopped").await, 1.0);
+    let told = "SELECT count(*) FROM tidemill.scopes WHERE stopped_on IS NOT NULL AND stopped_until > clock_timestamp()";
+    world.until_count("the other replicas are told", told, 1).await;
     assert!(stopped["reason"].as_str().is_some_and(|reason| reason.contains("trap")), "{stopped}");
     // It tries some events now and then and keeps nothing.
     let tried = async || world.counted("tidemill_invocations_total", &["outcome=\"trap\""]).await;
@@ -234,6 +236,7 @@ async fn c08_many_failing_keys_stop_the_group_instead_of_emptying_its_topic(kind
     world.until_handled(60).await;
     world.until_all_goes_on().await;
     assert_eq!((world.dead().await, world.metric("group_stopped").await), (vec![], 0.0));
+    world.until_count("the other replicas are told", told, 0).await;
 }
 
 /// Events that only wait behind others of their keys can't fail, so they say nothing of the revision.

@@ -85,3 +85,24 @@ async fn c22_a_batch_that_outlasts_the_grace_period_is_rolled_back_and_run_again
     }
     assert_eq!(world.count("SELECT count(*) FROM probe.seen").await, 3);
 }
+
+/// Whoever needs what it has locked goes on while it is still frozen: the server ends what idles in a transaction.
+#[tokio::test]
+async fn c22_a_frozen_host_loses_its_locks_within_seconds() {
+    let world = World::with_probe().await;
+    let event = records::event("locked", "probe.query", &json!({ "ms": 5_000 }));
+    records::produce_event(&world.broker.address(), &world.topic("in"), Some(0), "k", &event).await;
+    world.until_pending().await;
+    let signal = |name: &str| {
+        let sent = std::process::Command::new("kill").args([name, &world.pid().to_string()]).status();
+        assert!(sent.unwrap().success());
+    };
+    signal("-STOP");
+    let frozen = std::time::Instant::now();
+    let wanted = "INSERT INTO probe.rows VALUES ('locked', 'mine')";
+    let got = tokio::time::timeout(std::time::Duration::from_secs(30), world.sql().await.batch_execute(wanted)).await;
+    signal("-CONT");
+    got.expect("its locks are given up").unwrap();
+    assert!(frozen.elapsed() < std::time::Duration::from_secs(20), "{:?}", frozen.elapsed());
+    world.until_handled(1).await;
+}

@@ -10,12 +10,16 @@ use crate::support::{Broker, Kind, World, eventually, on_both_brokers};
 
 on_both_brokers!(
     a_restart_of_the_broker_loses_doubles_and_inverts_nothing,
-    both_parts_gone_for_seconds_lose_double_and_invert_nothing,
+    both_parts_gone_for_a_minute_lose_double_and_invert_nothing,
     a_rebalance_in_the_middle_of_a_batch_loses_doubles_and_inverts_nothing,
+    a_restart_of_postgresql_loses_doubles_and_inverts_nothing,
+    misbehaving_events_fail_alone_and_hold_up_nothing,
 );
 
 /// How long a part is away: longer than the clients' first tries, shorter than a session.
 const AWAY: Duration = Duration::from_secs(3);
+/// Longer than a session, so that the group has forgotten its member, and longer than any wait between tries.
+const LONG_AWAY: Duration = Duration::from_secs(60);
 const FLOW: Duration = Duration::from_millis(1_500);
 
 /// A world whose failing events wait until the ledger lets them pass.
@@ -46,10 +50,9 @@ async fn a_restart_of_the_broker_loses_doubles_and_inverts_nothing(kind: Kind) {
     ledger.settle(&world).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_of_postgresql_loses_doubles_and_inverts_nothing() {
+async fn a_restart_of_postgresql_loses_doubles_and_inverts_nothing(kind: Kind) {
     let cluster = Cluster::dedicated();
-    let world = world_on(Broker::shared(Kind::Embedded).await, Some(&cluster)).await;
+    let world = world_on(Broker::shared(kind).await, Some(&cluster)).await;
     let ledger = Ledger::default();
     let restarts = async {
         for away in [Duration::ZERO, AWAY] {
@@ -64,7 +67,7 @@ async fn a_restart_of_postgresql_loses_doubles_and_inverts_nothing() {
     ledger.settle(&world).await;
 }
 
-async fn both_parts_gone_for_seconds_lose_double_and_invert_nothing(kind: Kind) {
+async fn both_parts_gone_for_a_minute_lose_double_and_invert_nothing(kind: Kind) {
     let cluster = Cluster::dedicated();
     let world = world_on(Broker::dedicated(kind).await, Some(&cluster)).await;
     let ledger = Ledger::default();
@@ -72,7 +75,7 @@ async fn both_parts_gone_for_seconds_lose_double_and_invert_nothing(kind: Kind) 
         tokio::time::sleep(FLOW).await;
         cluster.stop();
         world.broker.stop().await;
-        tokio::time::sleep(AWAY).await;
+        tokio::time::sleep(LONG_AWAY).await;
         cluster.start();
         world.broker.start().await;
         tokio::time::sleep(FLOW).await;
@@ -111,9 +114,8 @@ async fn a_rebalance_in_the_middle_of_a_batch_loses_doubles_and_inverts_nothing(
 }
 
 /// Handlers that hang, compute or allocate without end, or trap, fail their event alone, with an error that names the limit.
-#[tokio::test]
-async fn misbehaving_events_fail_alone_and_hold_up_nothing() {
-    let world = World::probe(Kind::Embedded).await;
+async fn misbehaving_events_fail_alone_and_hold_up_nothing(kind: Kind) {
+    let world = World::probe(kind).await;
     world.handlers.limit("probe", "wall", "4s");
     world.handlers.limit("probe", "cpu", "500ms");
     world.handlers.limit("probe", "memory", "32MiB");

@@ -62,6 +62,56 @@ async fn c04_days_are_forgotten_by_dropping_their_partitions_and_their_records_a
     assert_eq!(world.seen("ancient").await, 1);
 }
 
+impl World {
+    /// Lets the database forget the oldest day that it has, between two rounds of the host's upkeep.
+    async fn forget_a_day(&self) -> i32 {
+        let begun = "SELECT count(*) FROM tidemill.inbox_span WHERE forgotten_below IS NOT NULL";
+        self.until_count("the first round has forgotten some", begun, 1).await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let sql = "SELECT tidemill.inbox_forget(forgotten_below + 1) FROM tidemill.inbox_span";
+        self.sql().await.query_one(sql, &[]).await.unwrap().get(0)
+    }
+}
+
+/// Whatever their age: they are no records any more, and the change of their row is their fence.
+#[tokio::test]
+async fn c07_what_waits_and_what_is_dead_runs_when_its_day_is_forgotten() {
+    let world = World::probe(Kind::Embedded).await;
+    world.handlers.retry("probe", "delay", "10m");
+    let mut world = world.started().await;
+    world.send(0, &[("k", "waits", "probe.fail"), ("k", "behind", "probe.ok"), ("dead", "dead", "probe.reject")]).await;
+    world.until_waiting(2).await;
+    world.until_dead(1).await;
+    assert!(world.host().sigterm().await.success());
+    let sql = world.sql().await;
+    let old = i64::from(world.forget_a_day().await) * DAY;
+    sql.execute("UPDATE tidemill.waiting SET record_time = $1", &[&old]).await.unwrap();
+    sql.execute("UPDATE tidemill.dead_letters SET record_time = $1", &[&old]).await.unwrap();
+    world.let_pass().await;
+    world.start().await;
+    world.make_due().await;
+    world.until_handled(2).await;
+    crate::support::host::succeeded(world.tool(&["dlq", "replay", "--all", "--yes"]).finish().await);
+    world.until_handled(3).await;
+    assert_eq!((world.order("k").await.as_str(), world.metric("events_expired_total").await), ("waits behind", 0.0));
+}
+
+/// The database refuses it at once, the process hears of it later.
+#[tokio::test]
+async fn c07_an_event_whose_day_is_forgotten_while_it_is_under_way_is_reported_and_holds_nothing_up() {
+    let world = World::probe(Kind::Embedded).await.bare().await;
+    world.deploy().await;
+    let day = world.forget_a_day().await;
+    world.send_at(0, "late", i64::from(day) * DAY).await;
+    world.until_paused(0).await;
+    // A change of what is active is followed by a round of the upkeep.
+    world.mark_probe(true);
+    world.deploy().await;
+    world.send_event(0, "k", "behind", "probe.ok").await;
+    world.until_seen("behind").await;
+    assert_eq!((world.seen("late").await, world.metric("events_expired_total").await), (0, 1.0));
+}
+
 /// A world whose topic keeps its records for long, with one of 39 days ago that was handled.
 async fn with_a_past() -> World {
     let world = World::probe(Kind::Embedded).await;

@@ -7,7 +7,11 @@ use crate::support::host::{fails_naming, succeeded};
 use crate::support::records::{self, New};
 use crate::support::{Kind, World, eventually, on_both_brokers};
 
-on_both_brokers!(reprocess_rebuilds_an_emptied_projection_while_live_events_go_on);
+on_both_brokers!(
+    reprocess_rebuilds_an_emptied_projection_while_live_events_go_on,
+    reprocess_switches_only_when_the_running_generation_has_come_to_where_the_new_one_began,
+    c10_a_replay_of_what_a_newer_generation_has_handled_has_no_second_effect,
+);
 
 const BUILDING: &str = "SELECT count(*) FROM tidemill.scopes WHERE state = 'building'";
 
@@ -131,4 +135,46 @@ async fn one_generation_builds_at_a_time_and_can_be_cancelled() {
     world.send_event(0, "k", "second", "probe.ok").await;
     world.until_seen("second").await;
     assert_eq!((world.seen("first").await, world.seen("second").await), (1, 1));
+}
+
+async fn reprocess_switches_only_when_the_running_generation_has_come_to_where_the_new_one_began(kind: Kind) {
+    let world = World::probe(kind).await.started().await;
+    let (address, topic) = (world.broker.address(), world.topic("in"));
+    let first: Vec<New> = (0..3).map(|n| New::event(n, &format!("first-{n}"))).collect();
+    records::produce_all(&address, &topic, &first).await;
+    world.until_handled(3).await;
+    // A backlog of the running generation, older than where the new one begins.
+    let sql = world.sql().await;
+    sql.batch_execute("BEGIN; LOCK TABLE probe.seen IN SHARE MODE").await.unwrap();
+    let backlog: Vec<New> = (0..30).map(|n| New::event(n % 3, &format!("backlog-{n}"))).collect();
+    records::produce_all(&address, &topic, &backlog).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let from = jiff::Timestamp::now().to_string();
+    world.reprocess(&["--from", &from, "--yes"]).await;
+    let begun = "SELECT count(*) FROM tidemill.group_starts JOIN tidemill.scopes USING (scope) WHERE state = 'building' AND start_offset = 11";
+    world.until_count("the new generation begins behind the backlog", begun, 3).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(world.count(BUILDING).await, 1, "the backlog is the running generation's");
+    sql.batch_execute("ROLLBACK").await.unwrap();
+    world.until_switched().await;
+    world.until_handled(33).await;
+}
+
+async fn c10_a_replay_of_what_a_newer_generation_has_handled_has_no_second_effect(kind: Kind) {
+    let world = World::probe(kind).await.started().await;
+    for partition in 0..3 {
+        world.send_event(partition, "other", &format!("first-{partition}"), "probe.ok").await;
+    }
+    world.send_event(0, "k", "bad", "probe.reject").await;
+    world.until_dead(1).await;
+    world.until_handled(3).await;
+    world.let_pass().await;
+    world.sql().await.batch_execute("TRUNCATE probe.seen").await.unwrap();
+    world.reprocess(&["--earliest", "--yes"]).await;
+    world.until_switched().await;
+    world.until_handled(4).await;
+    let replay = world.tool(&["dlq", "replay", "--key", "k", "--yes"]).finish().await;
+    assert_eq!(replay.status.code(), Some(1), "{}{}", replay.stdout, replay.stderr);
+    assert!(replay.stdout.contains("handled-anew"), "{}", replay.stdout);
+    assert_eq!((world.seen("bad").await, world.count("SELECT count(*) FROM tidemill.waiting").await), (1, 0));
 }

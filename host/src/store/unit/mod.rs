@@ -23,10 +23,11 @@ use super::waiting::{Claim, Consumer, Parked};
 use super::{Lease, Pool};
 use claim::ClaimedKey;
 use futures_util::future;
+use sha2::{Digest, Sha256};
 use statements::{Opening, RESUME, XID, collect};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-use tokio_postgres::Statement;
+use tokio_postgres::{Row, Statement};
 use types::WaitingChanges;
 
 /// One invocation's transaction. It is opened at the first need, and whatever happens to it, [`Unit::commit`] or [`Unit::rollback`] says so;
@@ -140,6 +141,8 @@ impl Unit {
         let sources: Vec<&str> = noting.iter().map(|identity| identity.source.as_str()).collect();
         let ids: Vec<&str> = noting.iter().map(|identity| identity.id.as_str()).collect();
 
+        let hashes: Vec<_> = keys.iter().map(Sha256::digest).collect();
+        let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.as_slice()).collect();
         // To read a small table from end to end looks cheaper than its index, but hashes the key of each row for each key of the batch.
         let begin = format!("{}; SET LOCAL enable_seqscan = off", self.context.begin());
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
@@ -152,7 +155,7 @@ impl Unit {
             async {
                 match keys.is_empty() {
                     true => Ok(Vec::new()),
-                    false => client.query(&host.held, &[&scope.0, &topic, &keys, &cap]).await,
+                    false => client.query(&host.held, &[&scope.0, &topic, &hashes, &cap]).await,
                 }
             },
             future::join(client.query_one(&host.xid, &[]), client.batch_execute("SET LOCAL enable_seqscan TO DEFAULT")),
@@ -174,10 +177,11 @@ impl Unit {
                 (0..identities.len()).filter(is_new).collect()
             }
         };
+        let key = |row: &Row| position(row.get(0)).and_then(|position| keys.get(position)).map(|key| key.to_vec());
         Ok(Noted {
             new,
-            blocked: held.iter().map(|row| (row.get(0), row.get(1))).filter(|(_, count)| *count > 0).collect(),
-            single: held.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect(),
+            blocked: held.iter().filter_map(|row| Some((key(row)?, row.get(1)))).filter(|(_, count)| *count > 0).collect(),
+            single: held.iter().filter(|row| row.get(2)).filter_map(key).collect(),
         })
     }
 
@@ -373,6 +377,11 @@ impl std::fmt::Debug for Unit {
 fn firsts<'a>(identities: &[&'a Identity]) -> Vec<&'a Identity> {
     let mut seen = HashSet::new();
     identities.iter().copied().filter(|identity| seen.insert((&identity.source, &identity.id))).collect()
+}
+
+/// Where in an array an element is that PostgreSQL counts from 1.
+fn position(ordinality: i64) -> Option<usize> {
+    usize::try_from(ordinality).ok()?.checked_sub(1)
 }
 
 /// The connection of a unit, lent at the first need.

@@ -98,8 +98,8 @@ impl Opening {
 
 /// The host's own statements around a handler's, prepared when a connection is made.
 pub(in crate::store) struct HostStatements {
-    pub(super) enter: Statement,
-    pub(super) note: Statement,
+    pub(in crate::store) enter: Statement,
+    pub(in crate::store) note: Statement,
     pub(super) held: Statement,
     pub(super) claimed: Statement,
     pub(super) claim_lock: Statement,
@@ -108,9 +108,12 @@ pub(in crate::store) struct HostStatements {
     pub(super) xid: Statement,
     assume: Statement,
     pub(super) constraints: Statement,
-    locks: Statement,
+    pub(in crate::store) locks: Statement,
     insert: Statement,
-    park: Statement,
+    pub(in crate::store) park: Statement,
+    pub(in crate::store) fail: Statement,
+    pub(in crate::store) claim: Statement,
+    pub(in crate::store) next: Statement,
     done: Statement,
     trust: Statement,
     keep: Statement,
@@ -128,6 +131,8 @@ impl HostStatements {
                 .map(|text| client.prepare(text));
         let (enter, note, xid, assume) = future::try_join4(enter, note, xid, assume).await?;
         let (constraints, locks, insert) = future::try_join3(constraints, locks, insert).await?;
+        let [fail, claim, next] = [waiting::FAIL, waiting::CLAIM, waiting::NEXT].map(|text| client.prepare(text));
+        let (fail, claim, next) = future::try_join3(fail, claim, next).await?;
         let [held, claimed, park, done, trust] =
             [inbox::HELD, RESUME_WAITING, waiting::PARK, DONE, TRUST].map(|text| client.prepare(text));
         let (held, claimed, park, done, trust) = future::try_join5(held, claimed, park, done, trust).await?;
@@ -152,6 +157,9 @@ impl HostStatements {
             locks,
             insert,
             park,
+            fail,
+            claim,
+            next,
             done,
             trust,
             keep,

@@ -1,15 +1,16 @@
 //! What became of an attempt, and which rows may run now.
 
-use super::{Claim, Consumer, Due, PARK, ParkColumns, Parked, burial_locks};
+use super::{Claim, Consumer, Due, ParkColumns, Parked, burial_locks};
 use crate::store::error::{Unavailable, describe};
-use crate::store::outbox::KEY_LOCKS;
+use crate::store::pool::Connection;
 use crate::store::presence::gone;
-use crate::store::{Identity, Pool, Record, Scope, bucket_of, inbox};
+use crate::store::{Identity, Pool, Record, Scope, bucket_of};
+use futures_util::future;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 /// How much of an error's text is kept.
@@ -58,21 +59,37 @@ pub struct Journal {
     owner: Uuid,
 }
 
-const CLAIM: &str = concat!(
-    "UPDATE tidemill.waiting w \
+/// Rows that may run now. By group and topic, which one handler reads: the one that parked them may have had another name. Rows that a process was
+/// running when it ended, or that another's claim ran out on, are taken apart: one of them may be what ends processes.
+pub(in crate::store) const CLAIM: &str = concat!(
+    "WITH plain AS (SELECT id, due FROM tidemill.waiting \
+                     WHERE due <= clock_timestamp() AND consumer_group || '/' || topic = ANY($4) \
+                       AND deaths = 0 AND (claim IS NULL OR owner = $1) \
+                     ORDER BY due LIMIT $3 FOR UPDATE SKIP LOCKED), \
+        suspect AS (SELECT id, due FROM tidemill.waiting \
+                     WHERE due <= clock_timestamp() AND consumer_group || '/' || topic = ANY($4) \
+                       AND (deaths > 0 OR (claim IS NOT NULL AND owner <> $1)) \
+                     ORDER BY due LIMIT $5 FOR UPDATE SKIP LOCKED) \
+     UPDATE tidemill.waiting w \
        SET deaths = CASE WHEN w.claim IS NOT NULL AND w.owner <> $1 AND ",
     gone!("w.owner"),
     " THEN w.deaths + 1 ELSE w.deaths END, \
            claim = gen_random_uuid(), owner = $1, due = clock_timestamp() + $2 * interval '1 millisecond' \
-      FROM (SELECT id, due FROM tidemill.waiting \
-             WHERE due <= clock_timestamp() AND handler = $3 \
-               AND consumer_group || '/' || topic = ANY($5) \
-             ORDER BY due LIMIT $4 FOR UPDATE SKIP LOCKED) d \
+      FROM (SELECT id, due, false AS suspect FROM plain UNION ALL SELECT id, due, true FROM suspect) d \
      WHERE w.id = d.id \
     RETURNING w.id, w.claim, w.scope, w.topic, w.key, w.consumer_group, w.partition, w.record_offset, w.record_time, w.value, \
               w.header_names, w.header_values, w.source, w.event_id, w.type, w.attempts, w.deaths, \
-              (extract(epoch FROM clock_timestamp() - d.due) * 1000)::int8, w.dead_letter IS NOT NULL"
+              (extract(epoch FROM clock_timestamp() - d.due) * 1000)::int8, w.dead_letter IS NOT NULL, d.suspect"
 );
+
+/// How long until the next row of these groups and topics may run.
+pub(in crate::store) const NEXT: &str = "\
+    SELECT (extract(epoch FROM min(due) - clock_timestamp()) * 1000)::int8 FROM tidemill.waiting \
+    WHERE due IS NOT NULL AND consumer_group || '/' || topic = ANY($1) \
+      AND ($3 OR due > clock_timestamp() OR (deaths = 0 AND (claim IS NULL OR owner = $2)))";
+
+/// What becomes of a row whose attempt failed.
+pub(in crate::store) const FAIL: &str = "SELECT tidemill.fail($1, $2, $3, $4, $5, $6, $7)";
 
 impl Journal {
     /// The journal of one process.
@@ -88,28 +105,39 @@ impl Journal {
     /// An event has failed alone for the first time: notes it in the inbox and parks or buries it, in one transaction. [`Outcome::Gone`] if the
     /// inbox knows it already.
     pub async fn failed(&self, consumer: &Consumer, event: &Parked, attempt: &Attempt) -> Result<Outcome, Unavailable> {
-        self.transaction(async |client| {
+        self.transaction(async |Connection { client, host, .. }| {
             let Identity { source, id, bucket } = &event.identity;
             let (buckets, sources, ids) = (vec![*bucket], vec![source], vec![id]);
-            client.query_one(inbox::ENTER, &[&consumer.scope.0, bucket, bucket]).await?;
-            if client.query(inbox::NOTE, &[&consumer.scope.0, &buckets, &sources, &ids]).await?.is_empty() {
+            client.query_one(&host.enter, &[&consumer.scope.0, bucket, bucket]).await?;
+            if client.query(&host.note, &[&consumer.scope.0, &buckets, &sources, &ids]).await?.is_empty() {
                 return Ok(Outcome::Gone);
             }
             let locks = burial_locks(consumer.scope, &event.record.topic, event.record.key.as_deref());
-            client.query(KEY_LOCKS, &[&locks]).await?;
+            client.query(&host.locks, &[&locks]).await?;
             let columns = ParkColumns::new(consumer, std::slice::from_ref(event));
-            let row: i64 = client.query_one(PARK, &columns.params()).await?.get(0);
-            fail(client, row, None, attempt).await
+            let row = client.query_one(&host.park, &columns.params()).await?.get(0);
+            client.query_one(&host.fail, &Fail::of(row, None, attempt).params()).await.map(|row| outcome(&row))
         })
         .await
     }
 
-    /// A waiting row has failed once more.
+    /// A waiting row has failed once more. One trip: a key that keeps failing has an attempt, and this, for each of its events.
     pub async fn failed_again(&self, claim: &Claim, attempt: &Attempt) -> Result<Outcome, Unavailable> {
-        self.transaction(async |client| {
-            let locks = burial_locks(claim.scope, &claim.topic, claim.key.as_deref());
-            client.query(KEY_LOCKS, &[&locks]).await?;
-            fail(client, claim.id, Some(claim.token), attempt).await
+        let locks = burial_locks(claim.scope, &claim.topic, claim.key.as_deref());
+        let fail = Fail::of(claim.id, Some(claim.token), attempt);
+        self.once(async |Connection { client, host, .. }| {
+            let (locks, fail) = ([&locks as &(dyn ToSql + Sync)], fail.params());
+            let (begun, locked, failed, committed) = future::join4(
+                client.batch_execute("BEGIN"),
+                client.query(&host.locks, &locks),
+                client.query_one(&host.fail, &fail),
+                client.batch_execute("COMMIT"),
+            )
+            .await;
+            // After an error COMMIT is a rollback, and answers as if nothing were wrong.
+            begun.and(locked.map(drop))?;
+            let row = failed?;
+            committed.map(|()| outcome(&row))
         })
         .await
     }
@@ -119,14 +147,14 @@ impl Journal {
         let sql = "UPDATE tidemill.waiting SET claim = NULL, owner = NULL, due = clock_timestamp() + $3 * interval '1 millisecond' \
                    WHERE id = $1 AND claim = $2";
         let delay = delay.as_millis() as f64;
-        self.once(async |client| client.execute(sql, &[&claim.id, &claim.token, &delay]).await.map(drop)).await
+        self.once(async |connection| connection.client.execute(sql, &[&claim.id, &claim.token, &delay]).await.map(drop)).await
     }
 
     /// Takes a waiting row away that nobody is to handle; the next one of its key may run. False if the claim is not valid any more.
     pub async fn skip(&self, claim: &Claim) -> Result<bool, Unavailable> {
-        let outcome = self.transaction(async |client| {
+        let outcome = self.transaction(async |Connection { client, host, .. }| {
             let locks = burial_locks(claim.scope, &claim.topic, claim.key.as_deref());
-            client.query(KEY_LOCKS, &[&locks]).await?;
+            client.query(&host.locks, &[&locks]).await?;
             let gone = "DELETE FROM tidemill.waiting WHERE id = $1 AND claim = $2 AND dead_letter IS NULL";
             if client.execute(gone, &[&claim.id, &claim.token]).await? == 0 {
                 return Ok(Outcome::Gone);
@@ -139,19 +167,19 @@ impl Journal {
         Ok(outcome.await? == Outcome::Skipped)
     }
 
-    /// Up to `limit` rows of a handler that may run now, of the groups and topics that it reads; they are this process's for `lease`. Among
-    /// replicas each row is one's.
+    /// Up to `limit` rows of these groups and topics that may run now, and `suspects` of those that may end this process; they are its own for
+    /// `lease`. Among replicas each row is one's.
     pub async fn claim(
         &self,
-        handler: &str,
         read: &[(&str, &str)],
         lease: Duration,
         limit: i64,
+        suspects: i64,
     ) -> Result<Vec<Due>, Unavailable> {
         let lease = lease.as_millis() as f64;
-        let read: Vec<String> = read.iter().map(|(group, topic)| format!("{group}/{topic}")).collect();
-        let params: [&(dyn ToSql + Sync); 5] = [&self.owner, &lease, &handler, &limit, &read];
-        let rows = self.once(async |client| client.query(CLAIM, &params).await).await?;
+        let read = joined(read);
+        let params: [&(dyn ToSql + Sync); 5] = [&self.owner, &lease, &limit, &read, &suspects];
+        let rows = self.once(async |Connection { client, host, .. }| client.query(&host.claim, &params).await).await?;
         Ok(rows.iter().map(due).collect())
     }
 
@@ -163,7 +191,7 @@ impl Journal {
         let free = "UPDATE tidemill.waiting w SET due = clock_timestamp() \
             FROM (SELECT id FROM tidemill.waiting WHERE claim IS NOT NULL AND owner = ANY($1) AND due > clock_timestamp() FOR UPDATE SKIP LOCKED) l \
             WHERE w.id = l.id";
-        self.once(async |client| {
+        self.once(async |Connection { client, .. }| {
             let gone: HashSet<Uuid> = client.query(look, &[&self.owner]).await?.iter().map(|row| row.get(0)).collect();
             let both: Vec<Uuid> = gone.intersection(before).copied().collect();
             if !both.is_empty() {
@@ -174,13 +202,30 @@ impl Journal {
         .await
     }
 
-    /// How long until the next row of these handlers, groups and topics may run; `None` if none waits.
-    pub async fn next(&self, read: &[(&str, &str, &str)]) -> Result<Option<Duration>, Unavailable> {
-        let sql = "SELECT (extract(epoch FROM min(due) - clock_timestamp()) * 1000)::int8 FROM tidemill.waiting \
-                   WHERE due IS NOT NULL AND handler || '/' || consumer_group || '/' || topic = ANY($1)";
-        let read: Vec<String> = read.iter().map(|(handler, group, topic)| format!("{handler}/{group}/{topic}")).collect();
-        let row = self.once(async |client| client.query_one(sql, &[&read]).await).await?;
+    /// How long until the next row of these groups and topics may run; `None` if none waits. `suspects`: also one that may end this process.
+    pub async fn next(&self, read: &[(&str, &str)], suspects: bool) -> Result<Option<Duration>, Unavailable> {
+        let read = joined(read);
+        let params: [&(dyn ToSql + Sync); 3] = [&read, &self.owner, &suspects];
+        let row = self.once(async |Connection { client, host, .. }| client.query_one(&host.next, &params).await).await?;
         Ok(row.get::<_, Option<i64>>(0).map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
+    }
+
+    /// Tells all replicas that a group has stopped on a revision, for so long; or (none) that it goes on.
+    pub async fn stop(&self, scope: Scope, revision: &str, hold: Option<Duration>) -> Result<(), Unavailable> {
+        let stop = "UPDATE tidemill.scopes SET stopped_on = $2, stopped_until = clock_timestamp() + $3 * interval '1 millisecond' WHERE scope = $1";
+        let go_on = "UPDATE tidemill.scopes SET stopped_on = NULL, stopped_until = NULL WHERE scope = $1 AND stopped_on = $2";
+        self.once(async |Connection { client, .. }| match hold.map(|hold| hold.as_millis() as f64) {
+            Some(hold) => client.execute(stop, &[&scope.0, &revision, &hold]).await.map(drop),
+            None => client.execute(go_on, &[&scope.0, &revision]).await.map(drop),
+        })
+        .await
+    }
+
+    /// The groups that have stopped on some replica, with the revision.
+    pub async fn stopped(&self) -> Result<HashSet<(String, String)>, Unavailable> {
+        let sql = "SELECT consumer_group, stopped_on FROM tidemill.scopes WHERE stopped_until > clock_timestamp() AND state <> 'retired'";
+        let rows = self.once(async |Connection { client, .. }| client.query(sql, &[]).await).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Per handler, counted up to 10,000: how many events wait, and how many are dead.
@@ -190,22 +235,22 @@ impl Journal {
                      UNION ALL \
                      SELECT handler, 0, count(*) FROM (SELECT handler FROM tidemill.dead_letters WHERE state = 'dead' LIMIT 10000) d \
                       GROUP BY handler) c GROUP BY handler ORDER BY handler";
-        let rows = self.once(async |client| client.query(sql, &[]).await).await?;
+        let rows = self.once(async |connection| connection.client.query(sql, &[]).await).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
     }
 
-    /// Per handler, group and topic, counted up to 10,000: how many events wait.
-    pub async fn by_topic(&self) -> Result<Vec<(String, String, String, i64)>, Unavailable> {
-        let sql = "SELECT handler, consumer_group, topic, count(*) \
-                   FROM (SELECT handler, consumer_group, topic FROM tidemill.waiting LIMIT 10000) w GROUP BY 1, 2, 3 ORDER BY 1, 2, 3";
-        let rows = self.once(async |client| client.query(sql, &[]).await).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+    /// Per group and topic, counted up to 10,000: how many events wait.
+    pub async fn by_topic(&self) -> Result<Vec<(String, String, i64)>, Unavailable> {
+        let sql = "SELECT consumer_group, topic, count(*) \
+                   FROM (SELECT consumer_group, topic FROM tidemill.waiting LIMIT 10000) w GROUP BY 1, 2 ORDER BY 1, 2";
+        let rows = self.once(async |connection| connection.client.query(sql, &[]).await).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
     }
 
-    async fn once<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>) -> Result<T, Unavailable> {
+    async fn once<T>(&self, work: impl AsyncFnOnce(&Connection) -> Result<T, tokio_postgres::Error>) -> Result<T, Unavailable> {
         let mut lease = self.pool.lend().await?;
         let patience = self.pool.patience();
-        let done = tokio::time::timeout(patience, work(lease.client())).await;
+        let done = tokio::time::timeout(patience, work(lease.connection())).await;
         let done = done.map_err(|_| Unavailable(format!("the database did not answer within {patience:?}")))?;
         let done = done.map_err(|error| Unavailable(describe(&error)))?;
         lease.give_back();
@@ -216,29 +261,51 @@ impl Journal {
     /// try finds out from the rows.
     async fn transaction(
         &self,
-        work: impl AsyncFnOnce(&Client) -> Result<Outcome, tokio_postgres::Error>,
+        work: impl AsyncFnOnce(&Connection) -> Result<Outcome, tokio_postgres::Error>,
     ) -> Result<Outcome, Unavailable> {
-        self.once(async |client| {
-            client.batch_execute("BEGIN").await?;
-            let outcome = work(client).await?;
-            client.batch_execute(if outcome == Outcome::Gone { "ROLLBACK" } else { "COMMIT" }).await?;
+        self.once(async |connection| {
+            connection.client.batch_execute("BEGIN").await?;
+            let outcome = work(connection).await?;
+            connection.client.batch_execute(if outcome == Outcome::Gone { "ROLLBACK" } else { "COMMIT" }).await?;
             Ok(outcome)
         })
         .await
     }
 }
 
-async fn fail(client: &Client, row: i64, token: Option<Uuid>, attempt: &Attempt) -> Result<Outcome, tokio_postgres::Error> {
-    let reason = readable(&attempt.reason);
-    let delay = i64::try_from(attempt.delay.as_millis()).unwrap_or(i64::MAX);
-    let sql = "SELECT tidemill.fail($1, $2, $3, $4, $5, $6, $7)";
-    let row =
-        client.query_one(sql, &[&row, &token, &attempt.class, &reason, &attempt.revision, &delay, &attempt.exhausted]).await?;
-    Ok(match row.get::<_, &str>(0) {
+/// Groups and topics as the statements compare them.
+fn joined(read: &[(&str, &str)]) -> Vec<String> {
+    read.iter().map(|(group, topic)| format!("{group}/{topic}")).collect()
+}
+
+/// The parameters of [`FAIL`].
+struct Fail<'a> {
+    row: i64,
+    run: Option<Uuid>,
+    attempt: &'a Attempt,
+    reason: String,
+    delay: i64,
+}
+
+impl<'a> Fail<'a> {
+    fn of(row: i64, run: Option<Uuid>, attempt: &'a Attempt) -> Self {
+        let delay = i64::try_from(attempt.delay.as_millis()).unwrap_or(i64::MAX);
+        Self { row, run, attempt, reason: readable(&attempt.reason), delay }
+    }
+
+    fn params(&self) -> [&(dyn ToSql + Sync); 7] {
+        let Attempt { class, revision, exhausted, .. } = self.attempt;
+        [&self.row, &self.run, class, &self.reason, revision, &self.delay, exhausted]
+    }
+}
+
+/// The answer of [`FAIL`].
+fn outcome(row: &Row) -> Outcome {
+    match row.get(0) {
         "retry" => Outcome::Retry,
         "dead" => Outcome::Dead,
         _ => Outcome::Gone,
-    })
+    }
 }
 
 /// What PostgreSQL takes as text, and not too much of it.
@@ -271,6 +338,7 @@ fn due(row: &Row) -> Due {
         type_: row.get(14),
         attempts: row.get(15),
         deaths: row.get(16),
+        suspect: row.get(19),
         late: Duration::from_millis(u64::try_from(row.get::<_, i64>(17)).unwrap_or(0)),
         replays: row.get(18),
     }

@@ -11,6 +11,7 @@ mod journal;
 mod park;
 
 pub use journal::{Attempt, Journal, Outcome};
+pub(super) use journal::{CLAIM, FAIL, NEXT};
 pub(super) use park::{PARK, ParkColumns, locks};
 
 use super::outbox::key_bucket;
@@ -71,6 +72,8 @@ pub struct Due {
     pub attempts: i32,
     /// How many processes have ended while they ran it.
     pub deaths: i32,
+    /// A process has ended, or lost its claim, while it ran it.
+    pub suspect: bool,
     /// How late it is.
     pub late: std::time::Duration,
     /// It is a dead letter that somebody replays.

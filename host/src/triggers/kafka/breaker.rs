@@ -63,14 +63,17 @@ impl Breaker {
         lock(&self.state).workers += 1;
     }
 
-    /// A worker ends. Without one nobody here would try whether events succeed again: what was seen is forgotten, for others to see.
-    pub(super) fn leave(&self, board: &Board) {
+    /// A worker ends. Without one nobody here would try whether events succeed again: what was seen is forgotten, for others to see. Returns the
+    /// revision that the group had stopped on here, then.
+    pub(super) fn leave(&self, board: &Board) -> Option<String> {
         let mut state = lock(&self.state);
         state.workers -= 1;
-        if state.workers == 0 {
-            *state = State::default();
-            board.close_breaker(&self.group);
+        if state.workers > 0 {
+            return None;
         }
+        board.close_breaker(&self.group);
+        let State { revision, open, .. } = std::mem::take(&mut *state);
+        open.map(|_| revision)
     }
 
     /// Events of this revision were handled.
@@ -213,10 +216,10 @@ mod tests {
             breaker.failed("a", &key.to_be_bytes(), "trap");
         }
         breaker.show("a", &board);
-        breaker.leave(&board);
+        assert_eq!(breaker.leave(&board), None);
         assert!(breaker.is_open("a"));
         assert_eq!(board.breakers().len(), 1);
-        breaker.leave(&board);
+        assert_eq!(breaker.leave(&board), Some("a".to_owned()));
         assert!(!breaker.is_open("a"));
         assert!(board.breakers().is_empty());
     }

@@ -3,7 +3,7 @@
 //! The way is a worker's: the inbox, one transaction, and cutting a batch that fails down to the event at fault. Only what comes after a failure
 //! is left out: nothing is kept of an event that fails, so it can be delivered again at once.
 
-use super::runner::{Runner, Work, wants};
+use super::runner::{Cut, Runner, Work, wants};
 use super::solve::{Part, cut};
 use super::{Group, KafkaTrigger};
 use crate::engine::{Failure, Fence, Handler};
@@ -146,7 +146,7 @@ impl OpenBatch {
         while let Some(Part { works, .. }) = parts.pop_front() {
             let (works, waiting): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| !self.is_held(work));
             waiting.iter().for_each(|work| self.note(work, Delivered::Waiting));
-            match runner.invoke((self.term, &self.handler), &self.consumer, Fence::Inbox, &works, false).await {
+            match runner.invoke((self.term, &self.handler), &self.consumer, Fence::Inbox, &works, (false, &Cut::new())).await {
                 _ if works.is_empty() => {}
                 Ok(_) => works.iter().for_each(|work| self.done(work)),
                 Err(failure) if failure.is_host_fault() => return Err(failure.to_string()),

@@ -186,7 +186,8 @@ async fn watch(race: Race, scopes: Scopes, building: Scope) {
             }
             Err(_) => return,
         };
-        if before.is_some_and(|before| caught_up(&standing.partitions, &before, &standing.building)) {
+        let Ok(starts) = scopes.starts(building).await else { continue };
+        if before.is_some_and(|before| caught_up(&standing.partitions, &starts, &before, &standing.building)) {
             match scopes.switch(building).await {
                 Ok(true) => tracing::info!(
                     group = race.building,
@@ -217,10 +218,12 @@ impl Race {
 }
 
 /// Whether one generation has handled what the other had handled at the last look. At one and the same moment neither of two readers under
-/// load would ever have all that the other has.
-fn caught_up(partitions: &[TopicPartition], before: &Offsets, building: &Offsets) -> bool {
-    let passed =
-        |partition| matches!((before.get(partition), building.get(partition)), (Some(before), Some(now)) if now >= before);
+/// load would ever have all that the other has. And the other must have come to where this one began: what is between is nobody's else.
+fn caught_up(partitions: &[TopicPartition], starts: &Offsets, before: &Offsets, building: &Offsets) -> bool {
+    let passed = |partition| match (starts.get(partition), before.get(partition), building.get(partition)) {
+        (Some(start), Some(before), Some(now)) => before >= start && now >= before,
+        _ => false,
+    };
     !partitions.is_empty() && partitions.iter().all(passed)
 }
 
@@ -234,10 +237,13 @@ mod tests {
             (0..).zip(offsets).map(|(partition, offset)| (("t".to_owned(), partition), *offset)).collect()
         };
         let both: Vec<TopicPartition> = vec![("t".into(), 0), ("t".into(), 1)];
-        assert!(caught_up(&both, &at(&[3, 4]), &at(&[3, 9])));
-        assert!(!caught_up(&both, &at(&[3, 4]), &at(&[3, 3])));
-        assert!(!caught_up(&both, &at(&[3]), &at(&[3, 3])), "what nobody has begun is not caught up with");
-        assert!(!caught_up(&both, &at(&[3, 3]), &at(&[3])));
-        assert!(!caught_up(&[], &at(&[]), &at(&[])), "no topic yet");
+        let zero = at(&[0, 0]);
+        assert!(caught_up(&both, &zero, &at(&[3, 4]), &at(&[3, 9])));
+        assert!(!caught_up(&both, &zero, &at(&[3, 4]), &at(&[3, 3])));
+        assert!(!caught_up(&both, &zero, &at(&[3]), &at(&[3, 3])), "what nobody has begun is not caught up with");
+        assert!(!caught_up(&both, &zero, &at(&[3, 3]), &at(&[3])));
+        assert!(!caught_up(&[], &zero, &at(&[]), &at(&[])), "no topic yet");
+        assert!(!caught_up(&both, &at(&[0, 5]), &at(&[3, 4]), &at(&[3, 5])), "nobody would handle what is before its start");
+        assert!(caught_up(&both, &at(&[0, 5]), &at(&[3, 5]), &at(&[3, 5])));
     }
 }

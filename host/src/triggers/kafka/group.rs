@@ -4,7 +4,7 @@ use super::assign::{GroupContext, Held, Lane, Turn, assigned};
 use super::places::{Gone, Place, Places, positions};
 use super::queue::Queue;
 use super::record::Arrived;
-use super::runner::Runner;
+use super::runner::{Cut, Runner};
 use super::worker::Worker;
 use super::{CUT, Group, KafkaTrigger};
 use crate::kafka::KafkaContext;
@@ -43,6 +43,8 @@ pub(super) struct Reader {
     held: Arc<Held>,
     places: Places,
     stop: watch::Receiver<bool>,
+    /// Of its workers alone: it may end while all others go on.
+    cut: Cut,
     workers: JoinSet<()>,
     errands: JoinSet<Errand>,
     looking: bool,
@@ -89,7 +91,8 @@ impl Reader {
         let scopes = Scopes::new(trigger.engine.pool().clone());
         let places = Places { client: client.clone(), scopes, scope, group: group.clone(), held: held.clone() };
         let (workers, errands) = (JoinSet::new(), JoinSet::new());
-        Ok(Self { runner, group, scope, client, held, places, stop, workers, errands, looking: false, checking: false })
+        let cut = Cut::new();
+        Ok(Self { runner, group, scope, client, held, places, stop, cut, workers, errands, looking: false, checking: false })
     }
 
     /// Reads until told to stop; what is under way then ends within `grace` or is rolled back.
@@ -167,7 +170,7 @@ impl Reader {
         let queue = Arc::new(Queue::new(self.client.clone(), of.0.as_str().into(), of.1));
         let Group { name, handler, .. } = &*self.group;
         let consuming = Consuming { scope: self.scope, group: name.clone(), handler: handler.clone() };
-        let worker = Worker::new(self.runner.clone(), self.group.clone(), consuming, queue.clone());
+        let worker = Worker::new(self.runner.clone(), self.group.clone(), consuming, queue.clone(), self.cut.clone());
         let (end, ended) = oneshot::channel();
         self.workers.spawn(async move {
             worker.run().await;
@@ -326,7 +329,10 @@ impl Reader {
             for (turn, offset) in &all {
                 again.add_partition_offset(&turn.partition.0, turn.partition.1, Offset::Offset(*offset))?;
             }
-            self.client.incremental_assign(&again)
+            self.client.incremental_assign(&again)?;
+            // Until a record of it has come, librdkafka does not know again where it is.
+            all.iter().for_each(|(turn, offset)| self.held.read(turn, *offset));
+            Ok(())
         });
         if let Err(error) = restarted {
             tracing::error!(group = &*self.group.id, %error, "the partitions cannot be read again");
@@ -335,13 +341,13 @@ impl Reader {
 
     /// No more work; what is under way ends, its offsets are committed, and the group is left.
     async fn end(self, grace: Duration) {
-        let Self { runner, group, client, held, places, mut workers, mut errands, .. } = self;
+        let Self { group, client, held, places, cut, mut workers, mut errands, .. } = self;
         held.finish();
         drop(places);
         let mut over = async || while workers.join_next().await.is_some() {};
         if tokio::time::timeout(grace, over()).await.is_err() {
             tracing::warn!(group = &*group.id, "batches under way did not end in time; they are rolled back and run again");
-            runner.cut();
+            cut.now();
             let _ = tokio::time::timeout(CUT, over()).await;
         }
         drop(workers);

@@ -84,7 +84,9 @@ impl Places {
         let asked = names.clone();
         let committed = self.ask(move |client| offsets::committed(client, &asked)).await?;
         let new: Vec<TopicPartition> = names.iter().filter(|name| !committed.contains_key(*name)).cloned().collect();
-        let firsts = if new.is_empty() { Offsets::new() } else { self.firsts(&new).await? };
+        let mut firsts = if new.is_empty() { Offsets::new() } else { self.firsts(&new).await? };
+        // Those of all partitions are known: what has been committed since stands.
+        firsts.retain(|name, _| !committed.contains_key(name));
         // Also of what is committed: from then on the group is known to have begun.
         self.scopes.begin(self.scope, &committed).await.map_err(|error| error.to_string())?;
         let offsets: Offsets = committed.into_iter().chain(firsts.clone()).collect();

@@ -2,6 +2,8 @@
 
 use super::GroupContext;
 use super::record::Arrived;
+use super::runner::Work;
+use crate::manifest::Payload;
 use crate::telemetry::lock;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};
@@ -90,6 +92,11 @@ impl Queue {
             }
             arrived.await;
         }
+    }
+
+    /// The first events of those that wait here, which stay.
+    pub(super) fn ahead(&self, count: usize, payload: Payload) -> Vec<Work> {
+        lock(&self.state).records.iter().filter_map(|(arrived, _)| arrived.seen(payload)).take(count).collect()
     }
 
     /// Resolves when the queue is closed.

@@ -32,6 +32,11 @@ impl Arrived {
         }
     }
 
+    /// The event in it, if it is there as it was decoded.
+    pub(super) fn seen(&self, payload: Payload) -> Option<Work> {
+        self.work.as_ref().ok().filter(|_| self.payload == payload).cloned()
+    }
+
     /// What it takes of memory, in bytes.
     pub(super) fn size(&self) -> usize {
         self.record.size() + self.work.as_ref().map_or_else(String::len, |work| work.size())

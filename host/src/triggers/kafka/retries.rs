@@ -5,7 +5,7 @@
 //! does; one of a type that it does not want is skipped like a record of that type, so that the later ones of its key are not held up.
 
 use super::CUT;
-use super::runner::{Runner, Work, subscription, wants};
+use super::runner::{Cut, Runner, Work, subscription, wants};
 use super::worker::DEATHS;
 use crate::engine::{Failure, Fence, Handler};
 use crate::store::fleet::Term;
@@ -37,6 +37,8 @@ pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, gr
     let mut next_count = Instant::now();
     let mut unread = Unread::default();
     let mut gone = HashSet::new();
+    let (mut stopped, mut next_look) = (Stopped::default(), Instant::now());
+    let cut = Cut::new();
     while !*stop.borrow() {
         tokio::select! {
             () = runner.gate.pass() => {}
@@ -49,32 +51,44 @@ pub(super) async fn run(runner: Arc<Runner>, mut stop: watch::Receiver<bool>, gr
             gone = runner.journal.free(&gone).await.unwrap_or_default();
             next_count = Instant::now() + COUNT;
         }
-        let wait = match start(&runner, &mut slots, &mut tasks).await {
-            Ok(wait) => wait,
+        if Instant::now() >= next_look {
+            // If it fails, what was so is taken to be so still.
+            stopped = runner.journal.stopped().await.unwrap_or(stopped);
+            next_look = Instant::now() + POLL;
+        }
+        let (wait, full) = match start(&runner, (&mut slots, &stopped, &cut), &mut tasks).await {
+            Ok(found) => found,
             Err(error) => {
                 runner.gate.fault(&error.to_string());
                 continue;
             }
         };
+        // A run that makes another one possible rings the bell: its end by itself tells only who had no room.
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = runner.bell.notified() => {}
-            Some(_) = tasks.join_next() => {}
+            Some(_) = tasks.join_next(), if full => {}
             _ = stop.changed() => {}
         }
+        while tasks.try_join_next().is_some() {}
     }
     let mut over = async || while tasks.join_next().await.is_some() {};
     if tokio::time::timeout(grace, over()).await.is_err() {
         tracing::warn!("retries under way did not end in time; they are rolled back and run again");
-        runner.cut();
+        cut.now();
         let _ = tokio::time::timeout(CUT, over()).await;
     }
 }
 
-/// Starts what is due and there is room for; says how long nothing else will be.
-async fn start(runner: &Arc<Runner>, slots: &mut Slots, tasks: &mut JoinSet<()>) -> Result<Duration, Unavailable> {
-    let Ok(term) = runner.trigger.engine.term() else { return Ok(REST) };
-    let handlers: Vec<_> = runner.trigger.registry.running().into_iter().filter(|handler| runs(runner, handler)).collect();
+/// Starts what is due and there is room for; says how long nothing else will be, and whether somebody has no room.
+async fn start(
+    runner: &Arc<Runner>,
+    (slots, stopped, cut): (&mut Slots, &Stopped, &Cut),
+    tasks: &mut JoinSet<()>,
+) -> Result<(Duration, bool), Unavailable> {
+    let Ok(term) = runner.trigger.engine.term() else { return Ok((REST, false)) };
+    let handlers: Vec<_> =
+        runner.trigger.registry.running().into_iter().filter(|handler| runs(runner, handler, stopped)).collect();
     let names: Vec<_> = handlers.iter().map(|handler| handler.name.clone()).collect();
     for handler in &handlers {
         let room = slots.room(&handler.name, &names);
@@ -83,43 +97,53 @@ async fn start(runner: &Arc<Runner>, slots: &mut Slots, tasks: &mut JoinSet<()>)
         }
         let lease = handler.manifest.limits.wall + LEASE;
         let read = read_by(handler);
-        for due in runner.journal.claim(&handler.name, &read, lease, room as i64).await? {
-            let (runner, handler, slot) = (runner.clone(), handler.clone(), slots.take(&handler.name));
+        // One that may end the process runs beside the others.
+        let suspects = i64::from(!slots.suspected());
+        for due in runner.journal.claim(&read, lease, room as i64, suspects).await? {
+            let (runner, handler, cut) = (runner.clone(), handler.clone(), cut.clone());
+            let slot = (slots.take(&handler.name), due.suspect.then(|| slots.suspect.clone()));
             tasks.spawn(async move {
-                one(&runner, term, &handler, due).await;
+                one(&runner, (term, &handler), due, &cut).await;
                 drop(slot);
             });
         }
     }
     // Who has no room is looked at when one of its runs has ended.
-    let read: Vec<_> = handlers
-        .iter()
-        .filter(|handler| slots.room(&handler.name, &names) > 0)
-        .flat_map(|h| read_by(h).into_iter().map(|(group, topic)| (&*h.name, group, topic)))
-        .collect();
-    Ok(runner.journal.next(&read).await?.unwrap_or(POLL).clamp(REST, POLL))
+    let (roomy, full): (Vec<_>, Vec<_>) = handlers.iter().partition(|handler| slots.room(&handler.name, &names) > 0);
+    let read: Vec<_> = roomy.iter().flat_map(|handler| read_by(handler)).collect();
+    let wait = runner.journal.next(&read, !slots.suspected()).await?.unwrap_or(POLL).clamp(REST, POLL);
+    Ok((wait, !full.is_empty()))
 }
 
 /// Who runs how much.
 #[derive(Debug, Default)]
-struct Slots(HashMap<Arc<str>, Arc<()>>);
+struct Slots {
+    handlers: HashMap<Arc<str>, Arc<()>>,
+    /// Held by the run of an event that processes have ended with.
+    suspect: Arc<()>,
+}
 
 impl Slots {
     /// Room for more runs of a handler, beside these others. One place is kept for each that runs nothing.
     fn room(&self, handler: &Arc<str>, handlers: &[Arc<str>]) -> usize {
         let idle = handlers.iter().filter(|other| *other != handler && self.runs(other) == 0).count();
-        let all: usize = self.0.keys().map(|name| self.runs(name)).sum();
+        let all: usize = self.handlers.keys().map(|name| self.runs(name)).sum();
         let free = AT_ONCE.saturating_sub(all + idle);
         if self.runs(handler) == 0 { free.max(1) } else { free }
     }
 
     fn runs(&self, handler: &Arc<str>) -> usize {
-        self.0.get(handler).map_or(0, |slot| Arc::strong_count(slot) - 1)
+        self.handlers.get(handler).map_or(0, |slot| Arc::strong_count(slot) - 1)
+    }
+
+    /// Whether an event runs that may end the process: no second one is begun beside it, or both would look alike.
+    fn suspected(&self) -> bool {
+        Arc::strong_count(&self.suspect) > 1
     }
 
     /// A place, until it is dropped.
     fn take(&mut self, handler: &Arc<str>) -> Arc<()> {
-        self.0.entry(handler.clone()).or_default().clone()
+        self.handlers.entry(handler.clone()).or_default().clone()
     }
 }
 
@@ -128,13 +152,19 @@ fn read_by(handler: &Handler) -> Vec<(&str, &str)> {
     handler.manifest.topics.iter().map(|topic| (topic.group.as_str(), topic.name.as_str())).collect()
 }
 
+/// Groups that have stopped, here or on another replica, with the revision.
+type Stopped = HashSet<(String, String)>;
+
 /// Whether a handler has events at all, and none of its groups has stopped.
-fn runs(runner: &Runner, handler: &Handler) -> bool {
-    let open = |group: &str| runner.breaker(&group.into()).is_open(&handler.revision);
+fn runs(runner: &Runner, handler: &Handler, stopped: &Stopped) -> bool {
+    let open = |group: &str| {
+        let elsewhere = stopped.iter().any(|(name, revision)| name == group && *revision == *handler.revision);
+        elsewhere || runner.breaker(&group.into()).is_open(&handler.revision)
+    };
     !handler.manifest.topics.is_empty() && !handler.manifest.topics.iter().any(|topic| open(&topic.group))
 }
 
-async fn one(runner: &Arc<Runner>, term: Term, handler: &Arc<Handler>, due: Due) {
+async fn one(runner: &Arc<Runner>, (term, handler): (Term, &Arc<Handler>), due: Due, cut: &Cut) {
     let consumer = Consumer { scope: due.claim.scope, group: due.group.as_str().into(), handler: handler.name.clone() };
     runner.trigger.metrics.retry_lateness.observe(due.late.as_secs_f64());
     if due.deaths >= DEATHS {
@@ -151,7 +181,7 @@ async fn one(runner: &Arc<Runner>, term: Term, handler: &Arc<Handler>, due: Due)
             return give_up(runner, handler, &consumer, &due, "not-an-event", reason).await;
         }
     };
-    match runner.invoke((term, handler), &consumer, Fence::Waiting(due.claim.clone()), &work, false).await {
+    match runner.invoke((term, handler), &consumer, Fence::Waiting(due.claim.clone()), &work, (false, cut)).await {
         Ok(done) => {
             runner.trigger.metrics.events_handled.get_or_create(&labels(&due)).inc_by(done.handled as u64);
             // The next one of its key may run now.
@@ -221,11 +251,12 @@ impl Unread {
     async fn show(&mut self, runner: &Runner) {
         let Ok(waiting) = runner.journal.by_topic().await else { return };
         let handlers = runner.trigger.registry.handlers();
-        let unread = waiting.into_iter().filter_map(|(name, group, topic, count)| {
-            let handler = handlers.iter().find(|handler| *handler.name == *name)?;
-            subscription(handler, &group, &topic).is_none().then(|| {
+        let unread = waiting.into_iter().filter_map(|(group, topic, count)| {
+            let read = handlers.iter().any(|handler| subscription(handler, &group, &topic).is_some());
+            (!read).then(|| {
                 format!(
-                    "{count} events of topic {topic} wait in group {group}, which handler `{name}` does not read any more: they run again on a                      revision that does; see `tidemill waiting list --handler {name}`"
+                    "{count} events of topic `{topic}` wait in group `{group}`, where no active handler reads it: they run again on a revision that \
+                     does; see `tidemill waiting list --group {group}`"
                 )
             })
         });

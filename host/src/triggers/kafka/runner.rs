@@ -23,8 +23,21 @@ pub(super) struct Runner {
     /// Rings when an event has been parked for a retry.
     pub(super) bell: Notify,
     breakers: Mutex<HashMap<Arc<str>, Arc<Breaker>>>,
-    /// True when what is under way has to end at once.
-    cut: watch::Sender<bool>,
+}
+
+/// Ends runs under way as a fault of the host's own: they are rolled back, and the places and claims of this process are given up in order.
+#[derive(Debug, Clone)]
+pub(super) struct Cut(watch::Sender<bool>);
+
+impl Cut {
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    /// Now, and whatever begins later under it.
+    pub(super) fn now(&self) {
+        self.0.send_replace(true);
+    }
 }
 
 /// An event on its way to a handler.
@@ -68,7 +81,6 @@ impl Runner {
             journal,
             bell: Notify::new(),
             breakers: Mutex::default(),
-            cut: watch::Sender::new(false),
             trigger,
         }
     }
@@ -82,24 +94,19 @@ impl Runner {
             .map_or(Payload::CloudEvents, |topic| topic.payload)
     }
 
-    /// Ends what is under way as a fault of the host's own: it is rolled back, and the places and claims of this process are given up in order.
-    pub(super) fn cut(&self) {
-        self.cut.send_replace(true);
-    }
-
     /// The breaker of a group.
     pub(super) fn breaker(&self, group: &Arc<str>) -> Arc<Breaker> {
         lock(&self.breakers).entry(group.clone()).or_insert_with(|| Arc::new(Breaker::new(group.clone()))).clone()
     }
 
-    /// Runs a handler that was looked up in `term` over events of one partition. `rehearse`: and keeps nothing.
+    /// Runs a handler that was looked up in `term` over events of one partition, until `cut`. `rehearse`: and keeps nothing.
     pub(super) async fn invoke(
         &self,
         (term, handler): (Term, &Arc<Handler>),
         consumer: &Consumer,
         fence: Fence,
         works: &[Work],
-        rehearse: bool,
+        (rehearse, cut): (bool, &Cut),
     ) -> Result<Done, Failure> {
         let items: Vec<_> = works.iter().map(|work| work.0.clone()).collect();
         let correlation_id = items.iter().find_map(|item| item.extension("correlationid")).unwrap_or_default().to_owned();
@@ -107,12 +114,12 @@ impl Runner {
         let call = Call::Events(Batch { consumer: consumer.clone(), fence, items });
         // In a task of its own: neither a panic nor the end of the caller may cut a commit in two.
         let (engine, invoked) = (self.trigger.engine.clone(), handler.clone());
-        let mut cut = self.cut.subscribe();
+        let mut cut = cut.0.subscribe();
         let invocation = async move {
             tokio::select! {
                 biased;
                 ended = engine.invoke(&invoked, term, origin, call) => ended,
-                _ = cut.wait_for(|cut| *cut) => Err(Failure::Unavailable("the host stops".to_owned())),
+                _ = cut.wait_for(|cut| *cut) => Err(Failure::Unavailable("its run did not end in time".to_owned())),
             }
         };
         match tokio::spawn(invocation).await {

@@ -25,16 +25,21 @@ impl Part {
 
 /// The parts that a part was cut into, those that are still to run.
 #[derive(Debug)]
-pub(super) struct Cut {
+pub(super) struct Pieces {
     pub(super) parts: VecDeque<Part>,
     halved: bool,
     /// One of those that have run has failed.
     pub(super) failed: bool,
 }
 
-impl Cut {
-    pub(super) fn into(parts: Vec<Part>) -> Self {
+impl Pieces {
+    pub(super) fn of(parts: Vec<Part>) -> Self {
         Self { halved: parts.len() == 2, parts: parts.into(), failed: false }
+    }
+
+    /// The events that are still to run.
+    pub(super) fn works(&self) -> impl Iterator<Item = &Work> {
+        self.parts.iter().flat_map(|part| &part.works)
     }
 
     /// The next part.

@@ -9,8 +9,8 @@ use super::care::Care;
 use super::cloudevent;
 use super::queue::Queue;
 use super::record::Arrived;
-use super::runner::{Runner, Work, subscription, wants};
-use super::solve::{Cut, Part, cut as parts_of, halves};
+use super::runner::{Cut, Runner, Work, subscription, wants};
+use super::solve::{Part, Pieces, cut as parts_of, halves};
 use crate::engine::{Failure, Fence, Handler};
 use crate::store::fleet::Term;
 use crate::store::{Attempt, Consumer, Parked, Place, Record, Unavailable};
@@ -24,6 +24,8 @@ const BATCH_BYTES: usize = 4 << 20;
 const PROBE: usize = 10;
 /// An event that was running when so many processes ended is given up.
 pub(super) const DEATHS: i32 = 3;
+/// How long others believe that a group has stopped; longer than two probes are apart.
+const STOPPED: Duration = Duration::from_secs(150);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// How long to wait for a revision that reads the topic; the consumer usually ends before that.
@@ -35,6 +37,7 @@ pub(super) struct Worker {
     pub(super) place: Place,
     group: Arc<Group>,
     queue: Arc<Queue>,
+    cut: Cut,
     labels: PartitionLabels,
     failures: u32,
     failing_since: String,
@@ -44,10 +47,10 @@ pub(super) struct Worker {
 pub(super) struct Closed;
 
 impl Worker {
-    pub(super) fn new(runner: Arc<Runner>, group: Arc<Group>, consumer: Consumer, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(runner: Arc<Runner>, group: Arc<Group>, consumer: Consumer, queue: Arc<Queue>, cut: Cut) -> Self {
         let labels = PartitionLabels { group: group.id.to_string(), topic: queue.topic.to_string(), partition: queue.partition };
         let place = Place { scope: consumer.scope, topic: queue.topic.to_string(), partition: queue.partition };
-        Self { runner, group, consumer, place, queue, labels, failures: 0, failing_since: String::new() }
+        Self { runner, group, consumer, place, queue, cut, labels, failures: 0, failing_since: String::new() }
     }
 
     /// Works until the queue is closed. What is under way at that moment is finished, or rolls back.
@@ -60,7 +63,9 @@ impl Worker {
                 break;
             }
         }
-        breaker.leave(&self.runner.trigger.board);
+        if let Some(revision) = breaker.leave(&self.runner.trigger.board) {
+            self.tell(&revision, false).await;
+        }
         self.off_the_board();
         // Not in order if this fails: the next owner only works with care for a while.
         let _ = self.runner.running.leave(&self.place).await;
@@ -169,47 +174,56 @@ impl Worker {
     /// Runs a part of a batch to the end, cutting it where it fails.
     pub(super) async fn solve(&mut self, part: Part) -> Result<(), Closed> {
         // On the heap, not on the stack: a handler that names one event at a time cuts a batch as often as it has events.
-        let mut cuts = vec![Cut::into(vec![part])];
-        while let Some(cut) = cuts.last_mut() {
-            let Some(Part { mut works, suspect }) = cut.next() else {
+        let mut cuts = vec![Pieces::of(vec![part])];
+        while let Some(pieces) = cuts.last_mut() {
+            let Some(Part { mut works, suspect }) = pieces.next() else {
                 cuts.pop();
                 continue;
             };
             if suspect && works.len() > 1 {
-                cut.failed = true;
-                cuts.push(Cut::into(halves(works)));
+                pieces.failed = true;
+                cuts.push(Pieces::of(halves(works)));
                 continue;
             }
-            let Err((handler, failure)) = self.attempt(&mut works).await? else { continue };
-            cut.failed = true;
+            let behind = cuts.iter().rev().flat_map(Pieces::works).take(PROBE).cloned().collect();
+            let Err((handler, failure)) = self.attempt(&mut works, behind).await? else { continue };
+            if let Some(pieces) = cuts.last_mut() {
+                pieces.failed = true;
+            }
             match (works.len(), works.pop()) {
                 (1, Some(work)) => {
-                    if let Some(again) = self.failed(work, &handler, &failure).await? {
-                        cut.parts.push_front(Part::whole(vec![again]));
+                    let again = self.failed(work, &handler, &failure).await?;
+                    if let (Some(pieces), Some(again)) = (cuts.last_mut(), again) {
+                        pieces.parts.push_front(Part::whole(vec![again]));
                     }
                 }
                 (_, last) => {
                     works.extend(last);
-                    cuts.push(Cut::into(parts_of(works, &failure)));
+                    cuts.push(Pieces::of(parts_of(works, &failure)));
                 }
             }
         }
         Ok(())
     }
 
-    /// Runs the handler until there is an outcome that is its own.
-    async fn attempt(&mut self, works: &mut Vec<Work>) -> Result<Result<(), (Arc<Handler>, Failure)>, Closed> {
+    /// Runs the handler until there is an outcome that is its own. `behind`: the next events of the batch.
+    async fn attempt(&mut self, works: &mut Vec<Work>, behind: Vec<Work>) -> Result<Result<(), (Arc<Handler>, Failure)>, Closed> {
         loop {
             let offset = works.first().map_or(0, |work| work.record.offset);
-            let (term, handler) = self.ready(works).await?;
+            let (term, handler) = self.ready(works, &behind).await?;
             // It may be another revision than when they were read.
             let read = works.len();
             works.retain(|work| self.wants(&handler, work));
             self.runner.trigger.metrics.events_skipped.get_or_create(&self.labels).inc_by((read - works.len()) as u64);
+            // Their day may have been forgotten meanwhile: the database does not take them any more.
+            let read = works.len();
+            works.retain(|work| !self.runner.trigger.days.expired(work.record.timestamp));
+            self.runner.trigger.report_expired(&self.labels, (read - works.len()) as u64);
             if works.is_empty() {
                 return Ok(Ok(()));
             }
-            match self.runner.invoke((term, &handler), &self.consumer, Fence::Inbox, works, false).await {
+            let invoked = self.runner.invoke((term, &handler), &self.consumer, Fence::Inbox, works, (false, &self.cut));
+            match invoked.await {
                 Ok(done) => {
                     let metrics = &self.runner.trigger.metrics;
                     metrics.events_handled.get_or_create(&self.labels).inc_by(done.handled as u64);
@@ -227,7 +241,7 @@ impl Worker {
     }
 
     /// Waits until there is a handler, the database can be reached and the breaker is shut. The term is from before the handler was looked up.
-    async fn ready(&mut self, works: &[Work]) -> Result<(Term, Arc<Handler>), Closed> {
+    async fn ready(&mut self, works: &[Work], behind: &[Work]) -> Result<(Term, Arc<Handler>), Closed> {
         let mut waited = false;
         loop {
             self.pass().await?;
@@ -251,8 +265,9 @@ impl Worker {
                     let _ = tokio::time::timeout(wait, self.queue.closed()).await;
                 }
                 Turn::Probe => {
-                    let (succeeded, tried) = self.probe((term, &handler), works).await;
+                    let (succeeded, tried) = self.probe((term, &handler), works, behind).await;
                     breaker.probed(&handler.revision, succeeded, tried);
+                    self.tell(&handler.revision, breaker.is_open(&handler.revision)).await;
                     if tried == 0 && !works.is_empty() {
                         // All of them are done, or wait behind others of their keys: that can't fail, and tells nothing.
                         return Ok((term, handler));
@@ -262,13 +277,19 @@ impl Worker {
         }
     }
 
-    /// Tries the next events one by one and keeps nothing. Only those count that really run.
-    async fn probe(&self, (term, handler): (Term, &Arc<Handler>), works: &[Work]) -> (usize, usize) {
+    /// Tries the next events one by one and keeps nothing: of the part at hand, of the batch, and of what has been read behind it. Only those count
+    /// that really run.
+    async fn probe(&self, (term, handler): (Term, &Arc<Handler>), works: &[Work], behind: &[Work]) -> (usize, usize) {
         let (mut succeeded, mut tried) = (0, 0);
-        for work in works.chunks(1) {
-            match self.runner.invoke((term, handler), &self.consumer, Fence::Inbox, work, true).await {
+        let payload = self.runner.payload(&self.place.topic);
+        let read = self.queue.ahead(PROBE, payload);
+        for work in works.iter().take(PROBE).chain(behind).chain(&read).filter(|work| self.wants(handler, work)) {
+            let work = std::slice::from_ref(work);
+            match self.runner.invoke((term, handler), &self.consumer, Fence::Inbox, work, (true, &self.cut)).await {
                 Ok(done) if done.handled == 0 => continue,
                 Ok(_) => succeeded += 1,
+                // No room to wait: it has not run.
+                Err(Failure::Overflow { .. }) => continue,
                 Err(failure) if failure.is_host_fault() => continue,
                 Err(_) => {}
             }
@@ -286,10 +307,19 @@ impl Worker {
         let counts = !matches!(failure, Failure::Overflow { .. });
         if counts && breaker.failed(&handler.revision, work.key(), &failure.to_string()) {
             breaker.show(&handler.revision, &self.runner.trigger.board);
+            self.tell(&handler.revision, true).await;
             return Ok(Some(work));
         }
         let attempt = self.runner.attempt(handler, failure, 1);
         self.write_down(&work.parked(), &attempt).await.map(|()| None)
+    }
+
+    /// Tells the retries of all replicas whether the group has stopped. If that fails, it is said with the next probe.
+    async fn tell(&self, revision: &str, stopped: bool) {
+        let told = self.runner.journal.stop(self.consumer.scope, revision, stopped.then_some(STOPPED)).await;
+        if let Err(error) = told {
+            tracing::debug!(group = &*self.consumer.group, %error, "other replicas do not know yet whether the group has stopped");
+        }
     }
 
     async fn write_down(&mut self, parked: &Parked, attempt: &Attempt) -> Result<(), Closed> {
@@ -297,6 +327,11 @@ impl Worker {
             match self.runner.journal.failed(&self.consumer, parked, attempt).await {
                 Ok(outcome) => {
                     self.runner.record(&self.consumer, parked, attempt, outcome);
+                    return Ok(());
+                }
+                // Its day has been forgotten meanwhile: the database does not take it any more.
+                Err(_) if self.runner.trigger.days.expired(parked.record.timestamp) => {
+                    self.runner.trigger.report_expired(&self.labels, 1);
                     return Ok(());
                 }
                 Err(Unavailable(error)) => self.host_fault(parked.record.offset, &error).await?,

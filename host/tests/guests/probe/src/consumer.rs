@@ -36,11 +36,13 @@ fn one(position: u32, event: &Event) -> Result<(), String> {
             }
         }
         "probe.trap" if !switched_on("let-pass")? => panic!("event {} traps as asked", event.id),
+        "probe.pair" if !switched_on("let-pass")? => pair(event)?,
         "probe.slow" => std::thread::sleep(Duration::from_millis(300)),
         "probe.republish" => republish(position, event)?,
         "probe.lock" => lock(event)?,
         "probe.schedule" | "probe.schedule-without-cause" => schedule(position, event)?,
         "probe.sql" => statement(event)?,
+        "probe.extensions" => note(event, &format!("{:?}", event.extensions))?,
         "probe.count" => note(event, &actions::counted().to_string())?,
         "probe.query" => query_in_between(event)?,
         _ => {}
@@ -57,6 +59,12 @@ fn switched_on(name: &str) -> Result<bool, String> {
 /// Runs the statement `sql` of the event's data.
 fn statement(event: &Event) -> Result<(), String> {
     sql::query(data(event)["sql"].as_str().unwrap_or_default(), &[]).map(drop).map_err(|error| error.message)
+}
+
+/// Half of a pair, which nobody misses before the end of the unit.
+fn pair(event: &Event) -> Result<(), String> {
+    let params = [Value::Text(event.id.clone())];
+    sql::execute("INSERT INTO pairs (id, partner) VALUES ($1, 'nobody')", &params).map(drop).map_err(|error| error.message)
 }
 
 /// Leaves a row under the event's id.
