@@ -18,7 +18,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::Offset;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -28,6 +28,8 @@ const PARTING: Duration = Duration::from_secs(4);
 const AGAIN: Duration = Duration::from_millis(500);
 /// So many records are taken in one go, if they are there.
 const BURST: usize = 500;
+/// How often one and the same error is logged.
+const SAY: Duration = Duration::from_secs(10);
 /// How often paused partitions are put onto the board again.
 const SHOW: Duration = Duration::from_secs(2);
 /// How often partitions are looked at that may be read at a place outside their log without a word: librdkafka forgets what it had to say of a
@@ -49,6 +51,8 @@ pub(super) struct Reader {
     errands: JoinSet<Errand>,
     looking: bool,
     checking: bool,
+    /// The error that was logged last.
+    said: Option<(KafkaError, Instant)>,
 }
 
 /// What was asked beside the loop, and is put into effect in it.
@@ -92,7 +96,8 @@ impl Reader {
         let places = Places { client: client.clone(), scopes, scope, group: group.clone(), held: held.clone() };
         let (workers, errands) = (JoinSet::new(), JoinSet::new());
         let cut = Cut::new();
-        Ok(Self { runner, group, scope, client, held, places, stop, cut, workers, errands, looking: false, checking: false })
+        let (looking, checking, said) = (false, false, None);
+        Ok(Self { runner, group, scope, client, held, places, stop, cut, workers, errands, looking, checking, said })
     }
 
     /// Reads until told to stop; what is under way then ends within `grace` or is rolled back.
@@ -104,7 +109,7 @@ impl Reader {
         while !*stop.borrow() {
             tokio::select! {
                 Some(read) = records.next() => if let Err(error) = self.burst(read, &mut records) {
-                    self.failed(&error).await;
+                    self.failed(&error);
                 },
                 () = held.assigned.notified() => self.begin(),
                 Some(done) = self.errands.join_next() => self.settle(done.unwrap_or(Errand::Nothing)),
@@ -268,10 +273,14 @@ impl Reader {
         }
     }
 
-    async fn failed(&mut self, error: &KafkaError) {
+    /// Never waits: while brokers are away errors come faster than any wait would let them go, and what the brokers say when they are back stands
+    /// behind them.
+    fn failed(&mut self, error: &KafkaError) {
         let group = &*self.group.id;
+        let known = self.said.as_ref().is_some_and(|(said, at)| said == error && at.elapsed() < SAY);
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset) => return self.look(),
+            _ if known => return,
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 tracing::warn!(group, %error, "a topic does not exist yet; `tidemill topics apply` makes the topics of the manifests");
             }
@@ -281,10 +290,10 @@ impl Reader {
                 | RDKafkaErrorCode::AllBrokersDown
                 | RDKafkaErrorCode::Authentication
                 | RDKafkaErrorCode::SSL,
-            ) => {}
+            ) => return,
             _ => tracing::warn!(group, %error, "reading failed; trying again"),
         }
-        let _ = tokio::time::timeout(AGAIN, self.stop.changed()).await;
+        self.said = Some((error.clone(), Instant::now()));
     }
 
     /// Looks whether a partition is read at a place that is gone.
