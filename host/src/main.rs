@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-/// Events and rows are many small allocations: with the C library's own they cost a host that is behind a tenth of its time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     tidemill::cli::main()
 }
