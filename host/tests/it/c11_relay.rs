@@ -42,6 +42,23 @@ async fn until_there(world: &World, topic: &str, count: usize) -> BTreeMap<Strin
     .await
 }
 
+/// As where a partition has no leader: the client tries again without end and says nothing.
+#[tokio::test]
+async fn c11_a_topic_that_acknowledges_nothing_is_named_after_a_while() {
+    let world = World::probe_on(Broker::dedicated(Kind::Embedded).await).await.started().await;
+    let topic = world.topic("out");
+    publish(&world, &topic, "k", "first").await;
+    world.until_outbox_is_empty().await;
+    world.broker.stop().await;
+    publish(&world, &topic, "k", "second").await;
+    let note = async || world.readyz().await.body["notes"]["relay: no acknowledgement"].as_str().map(str::to_owned);
+    let said = eventually("the topic is named", &note).await;
+    assert!(said.contains(&topic) && said.contains("min.insync.replicas"), "{said}");
+    world.broker.start().await;
+    eventually("the note is gone", async || note().await.is_none().then_some(())).await;
+    world.until_outbox_is_empty().await;
+}
+
 async fn c11_a_topic_of_small_records_gets_batches_that_it_takes(kind: Kind) {
     let world = World::probe(kind).await;
     let topic = world.topic("out");

@@ -132,10 +132,10 @@ impl HostStatements {
         let (enter, note, xid, assume) = future::try_join4(enter, note, xid, assume).await?;
         let (constraints, locks, insert) = future::try_join3(constraints, locks, insert).await?;
         let [fail, claim, next] = [waiting::FAIL, waiting::CLAIM, waiting::NEXT].map(|text| client.prepare(text));
-        let (fail, claim, next) = future::try_join3(fail, claim, next).await?;
         let [held, claimed, park, done, trust] =
             [inbox::HELD, RESUME_WAITING, waiting::PARK, DONE, TRUST].map(|text| client.prepare(text));
-        let (held, claimed, park, done, trust) = future::try_join5(held, claimed, park, done, trust).await?;
+        let (journal, unit) = (future::try_join3(fail, claim, next), future::try_join5(held, claimed, park, done, trust));
+        let ((fail, claim, next), (held, claimed, park, done, trust)) = future::try_join(journal, unit).await?;
         let [claim_lock, claim_find, claim_xid, keep] =
             [idempotency::LOCK, idempotency::FIND, ASSIGN_XID, idempotency::KEEP].map(|text| client.prepare(text));
         let (claim_lock, claim_find, claim_xid, keep) = future::try_join4(claim_lock, claim_find, claim_xid, keep).await?;

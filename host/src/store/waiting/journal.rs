@@ -59,17 +59,25 @@ pub struct Journal {
     owner: Uuid,
 }
 
-/// Rows that may run now. By group and topic, which one handler reads: the one that parked them may have had another name. Rows that a process was
-/// running when it ended, or that another's claim ran out on, are taken apart: one of them may be what ends processes.
+/// An SQL condition: a process has ended while it ran the row, or one that is not this expression has lost its claim. It may be what ends processes.
+macro_rules! suspect {
+    ($owner:literal) => {
+        concat!("(deaths > 0 OR (claim IS NOT NULL AND owner <> ", $owner, "))")
+    };
+}
+
+/// Rows that may run now, suspects apart. By group and topic, which one handler reads: the one that parked them may have had another name.
 pub(in crate::store) const CLAIM: &str = concat!(
     "WITH plain AS (SELECT id, due FROM tidemill.waiting \
                      WHERE due <= clock_timestamp() AND consumer_group || '/' || topic = ANY($4) \
-                       AND deaths = 0 AND (claim IS NULL OR owner = $1) \
-                     ORDER BY due LIMIT $3 FOR UPDATE SKIP LOCKED), \
+                       AND NOT ",
+    suspect!("$1"),
+    "                ORDER BY due LIMIT $3 FOR UPDATE SKIP LOCKED), \
         suspect AS (SELECT id, due FROM tidemill.waiting \
                      WHERE due <= clock_timestamp() AND consumer_group || '/' || topic = ANY($4) \
-                       AND (deaths > 0 OR (claim IS NOT NULL AND owner <> $1)) \
-                     ORDER BY due LIMIT $5 FOR UPDATE SKIP LOCKED) \
+                       AND ",
+    suspect!("$1"),
+    "                ORDER BY due LIMIT $5 FOR UPDATE SKIP LOCKED) \
      UPDATE tidemill.waiting w \
        SET deaths = CASE WHEN w.claim IS NOT NULL AND w.owner <> $1 AND ",
     gone!("w.owner"),
@@ -83,10 +91,13 @@ pub(in crate::store) const CLAIM: &str = concat!(
 );
 
 /// How long until the next row of these groups and topics may run.
-pub(in crate::store) const NEXT: &str = "\
-    SELECT (extract(epoch FROM min(due) - clock_timestamp()) * 1000)::int8 FROM tidemill.waiting \
+pub(in crate::store) const NEXT: &str = concat!(
+    "SELECT (extract(epoch FROM min(due) - clock_timestamp()) * 1000)::int8 FROM tidemill.waiting \
     WHERE due IS NOT NULL AND consumer_group || '/' || topic = ANY($1) \
-      AND ($3 OR due > clock_timestamp() OR (deaths = 0 AND (claim IS NULL OR owner = $2)))";
+       AND ($3 OR due > clock_timestamp() OR NOT ",
+    suspect!("$2"),
+    ")"
+);
 
 /// What becomes of a row whose attempt failed.
 pub(in crate::store) const FAIL: &str = "SELECT tidemill.fail($1, $2, $3, $4, $5, $6, $7)";

@@ -218,7 +218,7 @@ impl Race {
 }
 
 /// Whether one generation has handled what the other had handled at the last look. At one and the same moment neither of two readers under
-/// load would ever have all that the other has. And the other must have come to where this one began: what is between is nobody's else.
+/// load would ever have all that the other has. And the other must have come to where this one began: what is between is nobody else's.
 fn caught_up(partitions: &[TopicPartition], starts: &Offsets, before: &Offsets, building: &Offsets) -> bool {
     let passed = |partition| match (starts.get(partition), before.get(partition), building.get(partition)) {
         (Some(start), Some(before), Some(now)) => before >= start && now >= before,

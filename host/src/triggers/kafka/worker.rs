@@ -215,10 +215,6 @@ impl Worker {
             let read = works.len();
             works.retain(|work| self.wants(&handler, work));
             self.runner.trigger.metrics.events_skipped.get_or_create(&self.labels).inc_by((read - works.len()) as u64);
-            // Their day may have been forgotten meanwhile: the database does not take them any more.
-            let read = works.len();
-            works.retain(|work| !self.runner.trigger.days.expired(work.record.timestamp));
-            self.runner.trigger.report_expired(&self.labels, (read - works.len()) as u64);
             if works.is_empty() {
                 return Ok(Ok(()));
             }
@@ -234,7 +230,13 @@ impl Worker {
                     self.succeeded();
                     return Ok(Ok(()));
                 }
-                Err(failure) if failure.is_host_fault() => self.host_fault(offset, &failure.to_string()).await?,
+                Err(failure) if failure.is_host_fault() => {
+                    self.host_fault(offset, &failure.to_string()).await?;
+                    // A day that was forgotten since they were read looks like that: the database does not take them any more.
+                    let read = works.len();
+                    works.retain(|work| !self.runner.trigger.days.expired(work.record.timestamp));
+                    self.runner.trigger.report_expired(&self.labels, (read - works.len()) as u64);
+                }
                 Err(failure) => return Ok(Err((handler, failure))),
             }
         }
