@@ -1,5 +1,7 @@
 //! Events as the columns of the audit trail: reading, apart from writing, so that it is tested without a host.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use tidemill_sdk::{Event, Failure, Timestamp, Uuid, sql::RawJson};
 use todo::unkept;
@@ -11,7 +13,7 @@ pub(crate) struct Entries<'a> {
     pub(crate) event_ids: Vec<&'a str>,
     pub(crate) types: Vec<&'a str>,
     pub(crate) task_ids: Vec<Uuid>,
-    pub(crate) user_ids: Vec<String>,
+    pub(crate) user_ids: Vec<Cow<'a, str>>,
     pub(crate) correlation_ids: Vec<Option<&'a str>>,
     pub(crate) data: Vec<RawJson<'a>>,
     pub(crate) occurred_at: Vec<Timestamp>,
@@ -22,9 +24,10 @@ const EARLIEST_MICROS: i64 = -200_000_000_000_000_000;
 
 /// What every event of a task says.
 #[derive(Deserialize)]
-struct Subject {
+struct Subject<'a> {
     task_id: Uuid,
-    user_id: String,
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
 }
 
 impl<'a> Entries<'a> {
@@ -46,8 +49,8 @@ impl<'a> Entries<'a> {
 }
 
 /// Whom and what an event is about, and its data as it was sent, once it is sure that the table takes it.
-fn subject(event: &Event) -> Result<(Subject, RawJson<'_>), Failure> {
-    let (subject, data): (Subject, _) = (event.data()?, event.json()?);
+fn subject(event: &Event) -> Result<(Subject<'_>, RawJson<'_>), Failure> {
+    let (subject, data): (Subject<'_>, _) = (event.data()?, event.json()?);
     if subject.user_id.is_empty() {
         return Err(event.reject_data("user_id is empty"));
     }

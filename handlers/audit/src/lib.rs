@@ -16,9 +16,9 @@ const RECORD: &str = "INSERT INTO audit_log (source, event_id, type, task_id, us
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[], $8::timestamptz[]) \
     ON CONFLICT DO NOTHING";
 
-fn handle(events: Vec<Event>) -> Result<(), Failure> {
+fn handle(events: &[Event]) -> Result<(), Failure> {
     // What never fits the table: `Failure::reject` with the events' names. They become dead letters, the others run without them.
-    let e = Entries::read(&events)?;
+    let e = Entries::read(events)?;
     let columns = params![e.sources, e.event_ids, e.types, e.task_ids, e.user_ids, e.correlation_ids, e.data, e.occurred_at];
     // A failed statement becomes `Failure::retry` without names: everything is rolled back, and the host finds out whose fault it was.
     sql::execute(RECORD, columns)?;

@@ -15,8 +15,8 @@ const INSERT: &str = "INSERT INTO tasks (id, user_id, title, description, priori
         due_date date, due_time time, recurrence text, series_id uuid, anchor_day smallint, previous_task_id uuid) \
     ON CONFLICT DO NOTHING RETURNING id";
 
-fn handle(events: Vec<Event>) -> Result<(), Failure> {
-    let next = Failure::collect(&events, next::after)?;
+fn handle(events: &[Event]) -> Result<(), Failure> {
+    let next = Failure::collect(events, next::after)?;
     let (causes, tasks): (Vec<&Event>, Vec<NextTask>) =
         events.iter().zip(next).filter_map(|(event, next)| Some((event, next?))).unzip();
     if tasks.is_empty() {

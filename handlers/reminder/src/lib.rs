@@ -28,8 +28,8 @@ const RECORD: &str = "INSERT INTO audit_log (source, event_id, type, task_id, us
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[], $8::timestamptz[]) \
     ON CONFLICT DO NOTHING";
 
-fn handle(events: Vec<Event>) -> Result<(), Failure> {
-    let due = Failure::collect(&events, Due::read)?;
+fn handle(events: &[Event]) -> Result<(), Failure> {
+    let due = Failure::collect(events, Due::read)?;
     let reminders: Vec<Uuid> = due.iter().map(|due| due.reminder_id).collect();
     let tasks: Vec<Uuid> = due.iter().map(|due| due.task_id).collect();
     let times: Vec<_> = due.iter().map(Due::time).collect();

@@ -4,9 +4,9 @@
 //! what a handler publishes names the event that caused it ([`publish_caused_by`](crate::publish_caused_by)), and a [`Failure`]
 //! names the events at fault: those are tried alone, the rest runs again without them.
 
-use std::fmt;
+use std::{fmt, mem::ManuallyDrop};
 
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
 use crate::{
     EventData, Timestamp, Uuid, bindings::events::exports::tidemill::events::events as wit, derived_id, jobs, log, publish, sql,
@@ -99,8 +99,8 @@ impl Event {
         std::str::from_utf8(self.raw_data().unwrap_or(b"null")).map_err(|error| self.reject_data(error))
     }
 
-    /// The payload as `T`. Data that does not fit never will: the failure rejects this event.
-    pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+    /// The payload as `T`, which may borrow from it. Data that does not fit never will: the failure rejects this event.
+    pub fn data<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
         let data = self.raw_data().unwrap_or(b"null");
         serde_json::from_slice(data).map_err(|error| self.reject_data(error))
     }
@@ -219,9 +219,11 @@ impl std::error::Error for Failure {}
 
 /// What [`event_handler!`](crate::event_handler) calls.
 #[doc(hidden)]
-pub fn run(events: Vec<wit::Event>, handle: fn(Vec<Event>) -> Result<(), Failure>) -> Result<(), wit::Failure> {
-    let events = (0..).zip(events).map(|(position, inner)| Event::new(position, inner)).collect();
-    handle(events).map_err(|Failure { reject, message, events }| {
+pub fn run(events: Vec<wit::Event>, handle: fn(&[Event]) -> Result<(), Failure>) -> Result<(), wit::Failure> {
+    let events: Vec<Event> = (0..).zip(events).map(|(position, inner)| Event::new(position, inner)).collect();
+    // Never freed: the instance ends with this invocation, and to free some ten texts of each event would cost as much as reading them.
+    let events = ManuallyDrop::new(events);
+    handle(&events).map_err(|Failure { reject, message, events }| {
         log::debug("a batch failed", &[("error", &message)]);
         wit::Failure { kind: if reject { wit::FailureKind::Reject } else { wit::FailureKind::Retry }, message, events }
     })

@@ -87,7 +87,7 @@ macro_rules! http_handler {
     };
 }
 
-/// Makes the component consume events with a function `fn(Vec<Event>) -> Result<(), Failure>`.
+/// Makes the component consume events with a function `fn(&[Event]) -> Result<(), Failure>`.
 ///
 /// May stand beside [`http_handler!`] in one component.
 #[macro_export]
@@ -104,7 +104,7 @@ macro_rules! event_handler {
                 }
             }
             #[cfg(not(target_arch = "wasm32"))]
-            const _: fn(::std::vec::Vec<$crate::Event>) -> ::std::result::Result<(), $crate::Failure> = $handle;
+            const _: fn(&[$crate::Event]) -> ::std::result::Result<(), $crate::Failure> = $handle;
             #[cfg(target_arch = "wasm32")]
     $crate::bindings::events::export_event_handler!(Component with_types_in $crate::bindings::events);
         };

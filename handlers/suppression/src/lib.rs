@@ -17,8 +17,8 @@ const CANCEL: &str = "WITH gone AS (\
     UPDATE reminders r SET state = 'CANCELLED', cancelled_at = clock_timestamp() \
     FROM gone WHERE r.id = gone.id AND r.state = 'PENDING' RETURNING r.id";
 
-fn handle(events: Vec<Event>) -> Result<(), Failure> {
-    let over = Failure::collect(&events, Over::read)?;
+fn handle(events: &[Event]) -> Result<(), Failure> {
+    let over = Failure::collect(events, Over::read)?;
     let tasks: Vec<Uuid> = over.iter().map(|over| over.task_id).collect();
     let times: Vec<_> = over.iter().map(|over| over.at).collect();
     let versions: Vec<_> = over.iter().map(|over| over.version).collect();

@@ -25,12 +25,20 @@ pub fn unkept(json: &str) -> Option<String> {
 
 /// Whether there may be something: an escape, much depth, a number with a large exponent. Texts may look like it.
 fn is_suspect(json: &[u8]) -> bool {
-    json.contains(&b'\\') || json.len() > LONG || json.windows(2 + LARGE).any(is_large)
+    json.len() > LONG
+        || (0..).zip(json).any(|(place, byte)| match byte {
+            b'\\' => true,
+            b'e' | b'E' => is_large(json, place),
+            _ => false,
+        })
 }
 
-fn is_large(window: &[u8]) -> bool {
-    match window {
-        [digit, b'e' | b'E', sign, digits @ ..] if digit.is_ascii_digit() => {
+/// Whether an `e` is that of a large exponent.
+fn is_large(json: &[u8], place: usize) -> bool {
+    let before = place.checked_sub(1).and_then(|before| json.get(before));
+    let behind = json.get(place + 1..place + 1 + LARGE);
+    match (before, behind) {
+        (Some(digit), Some([sign, digits @ ..])) if digit.is_ascii_digit() => {
             (*sign == b'+' || sign.is_ascii_digit()) && digits.iter().all(u8::is_ascii_digit)
         }
         _ => false,

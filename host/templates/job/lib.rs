@@ -52,8 +52,8 @@ fn handle(request: Request) -> Result<Response, Problem> {
 
 const RUN: &str = "INSERT INTO runs (event_id, for_user, due) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
 
-fn work(events: Vec<Event>) -> Result<(), Failure> {
-    for event in &events {
+fn work(events: &[Event]) -> Result<(), Failure> {
+    for event in events {
         let Due { user } = event.data()?;
         sql::execute(RUN, params![event.id(), &user, event.time()])?;
     }

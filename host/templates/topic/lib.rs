@@ -7,8 +7,8 @@ const KEEP: &str = "INSERT INTO events (source, event_id, type, data, occurred_a
 
 /// Gets events of one partition in their order, each for the first time. They commit together with the host's note that they were handled,
 /// so there is nothing to acknowledge. (One statement for the whole batch is faster: bind arrays and `SELECT * FROM unnest($1::text[], …)`.)
-fn handle(events: Vec<Event>) -> Result<(), Failure> {
-    for event in &events {
+fn handle(events: &[Event]) -> Result<(), Failure> {
+    for event in events {
         // Data that is no JSON object never will be one: this event is rejected by name and becomes a dead letter, the others run without it.
         let data: Map<String, Value> = event.data()?;
         let columns = params![event.source(), event.id(), event.event_type(), Json(&data), event.time()];

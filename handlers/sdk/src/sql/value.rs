@@ -1,5 +1,7 @@
 //! Rust values as SQL parameters.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -50,7 +52,8 @@ scalar! {
     f32 => Value::Float, Value::FloatArray, |it| f64::from(*it);
     f64 => Value::Float, Value::FloatArray, |it| *it;
     String => Value::Text, Value::TextArray, |it| it.clone();
-    Uuid => Value::Uuid, Value::UuidArray, |it| it.to_string();
+    Cow<'_, str> => Value::Text, Value::TextArray, |it| it.as_ref().to_owned();
+    Uuid => Value::Uuid, Value::UuidArray, |it| it.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned();
     Timestamp => Value::Timestamp, Value::TimestampArray, |it| it.as_micros();
     serde_json::Value => Value::Json, Value::JsonArray, |it| it.to_string();
 }
