@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use super::invoke::{Batch, Fence};
-use crate::store::Unit;
+use crate::store::{Resumed, Unit};
 use std::collections::{HashMap, HashSet};
 
 /// A batch, sorted out.
@@ -12,6 +12,8 @@ pub(super) struct Admitted {
     pub(super) run: Vec<usize>,
     /// How many events were parked with this unit.
     pub(super) parked: usize,
+    /// A waiting row ends with this unit, though its event does not run.
+    pub(super) ends: bool,
 }
 
 /// Notes the batch in the unit, or takes its waiting row. Fails without a failure of the handler's if the batch must be cut first.
@@ -19,8 +21,9 @@ pub(super) async fn admit(unit: &mut Unit, batch: &Batch, cap: i64) -> Result<Ad
     match &batch.fence {
         Fence::Inbox => note(unit, batch, cap).await,
         Fence::Waiting(claim) => {
-            let ours = unit.resume(claim).await?;
-            Ok(Admitted { run: (0..batch.items.len()).filter(|_| ours).collect(), parked: 0 })
+            let resumed = unit.resume(claim).await?;
+            let run = (0..batch.items.len()).filter(|_| resumed == Resumed::Ours).collect();
+            Ok(Admitted { run, parked: 0, ends: resumed == Resumed::Known })
         }
     }
 }
@@ -54,7 +57,7 @@ async fn note(unit: &mut Unit, batch: &Batch, cap: i64) -> Result<Admitted, Fail
     alone(unit, batch, &topic, &run, &noted.single)?;
     let count = parked.len();
     unit.park(consumer, parked);
-    Ok(Admitted { run, parked: count })
+    Ok(Admitted { run, parked: count, ends: false })
 }
 
 /// Events of keys with single attempts run alone, so that their failure is theirs; one that succeeds restores the trust in its key.

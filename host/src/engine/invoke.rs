@@ -2,7 +2,7 @@
 
 use super::admit::{Admitted, admit};
 use super::failure::Failure;
-use super::item::{self, Item};
+use super::item::{Item, Lender};
 use super::once;
 use super::state::{Causes, State};
 use super::{Engine, Handler, TICK};
@@ -56,7 +56,7 @@ pub enum Fence {
     /// Its row in the inbox, written first in the unit.
     Inbox,
     /// Its row among the waiting events, taken first and ended last in the unit. Such a batch has one event.
-    Waiting(Claim),
+    Waiting(Box<Claim>),
 }
 
 /// What came of it, committed.
@@ -179,7 +179,8 @@ impl Engine {
                     }
                 };
                 if admitted.run.is_empty() {
-                    self.keep(unit, term, origin.rehearse || admitted.parked == 0).await?;
+                    let changes = admitted.parked > 0 || admitted.ends;
+                    self.keep(unit, term, origin.rehearse || !changes).await?;
                     return Ok(Answer::Events { handled: 0, parked: admitted.parked });
                 }
                 let run = admitted.run.iter().filter_map(|&position| batch.items.get(position).cloned());
@@ -349,8 +350,8 @@ async fn call(handler: &Handler, store: &mut Store<State>, work: Work<'_>) -> wa
         }
         Work::Events(items) => {
             let guest = handler.events.as_ref().ok_or_else(|| missing("event"))?.load(&mut *store, &instance)?;
-            let extensions = item::extensions(&items);
-            guest.call_handle(&mut *store, &item::events(&items, &extensions)).await.map(Returned::Events)
+            let lender = Lender::of(&items);
+            guest.call_handle(&mut *store, &lender.events()).await.map(Returned::Events)
         }
     }
 }

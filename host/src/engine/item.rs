@@ -148,8 +148,8 @@ impl Item {
         Cause { correlation_id: extension("correlationid"), traceparent: extension("traceparent") }
     }
 
-    fn extensions(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        let whole = self.value();
+    /// Given all of its value, as text.
+    fn extensions<'a>(&'a self, whole: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.content.extensions.iter().map(move |(name, value)| (name.of_value(whole), value.of_value(whole)))
     }
 
@@ -161,14 +161,14 @@ impl Item {
     /// As the guest gets it, for tests of what reads records.
     #[cfg(test)]
     pub(crate) fn seen<T>(&self, look: impl FnOnce(Event<'_>) -> T) -> T {
-        let extensions: Vec<_> = self.extensions().collect();
-        look(self.event(&extensions))
+        let whole = self.value();
+        let extensions: Vec<_> = self.extensions(whole).collect();
+        look(self.event(whole, &extensions))
     }
 
-    /// As the guest gets it, with its extensions.
-    fn event<'a>(&'a self, extensions: &'a [(&'a str, &'a str)]) -> Event<'a> {
+    /// As the guest gets it, with its value as text and its extensions.
+    fn event<'a>(&'a self, whole: &'a str, extensions: &'a [(&'a str, &'a str)]) -> Event<'a> {
         let Self { identity, record, content } = self;
-        let whole = self.value();
         let optional = |text: &'a Option<Text>| text.as_ref().map(|text| text.of_value(whole));
         Event {
             id: &identity.id,
@@ -189,19 +189,32 @@ impl Item {
     }
 }
 
-/// The extensions of all events of a batch, one event's behind the other's.
-pub(super) fn extensions(items: &[Arc<Item>]) -> Vec<(&str, &str)> {
-    items.iter().flat_map(|item| item.extensions()).collect()
+/// What the events of a batch borrow from.
+pub(super) struct Lender<'a> {
+    items: &'a [Arc<Item>],
+    /// Their values as text.
+    values: Vec<&'a str>,
+    /// The extensions of all of them, one event's behind the other's.
+    extensions: Vec<(&'a str, &'a str)>,
 }
 
-/// A batch as the guest gets it.
-pub(super) fn events<'a>(items: &'a [Arc<Item>], mut extensions: &'a [(&'a str, &'a str)]) -> Vec<Event<'a>> {
-    let event = |item: &'a Arc<Item>| {
-        let (own, others) = extensions.split_at(item.content.extensions.len().min(extensions.len()));
-        extensions = others;
-        item.event(own)
-    };
-    items.iter().map(event).collect()
+impl<'a> Lender<'a> {
+    pub(super) fn of(items: &'a [Arc<Item>]) -> Self {
+        let values: Vec<&str> = items.iter().map(|item| item.value()).collect();
+        let extensions = items.iter().zip(&values).flat_map(|(item, whole)| item.extensions(whole)).collect();
+        Self { items, values, extensions }
+    }
+
+    /// The batch as the guest gets it.
+    pub(super) fn events(&self) -> Vec<Event<'_>> {
+        let mut extensions = self.extensions.as_slice();
+        let event = |(item, whole): (&'a Arc<Item>, &&'a str)| {
+            let (own, others) = extensions.split_at(item.content.extensions.len().min(extensions.len()));
+            extensions = others;
+            item.event(whole, own)
+        };
+        self.items.iter().zip(&self.values).map(event).collect()
+    }
 }
 
 #[cfg(test)]
@@ -210,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_lies_in_the_value_is_not_copied() {
-        let record = Record { value: Some(b"{\"a\":1}".to_vec()), ..Record::default() };
+        let record = Record { value: Some(bytes::Bytes::from_static(b"{\"a\":1}")), ..Record::default() };
         let value = record.value.as_deref().unwrap();
         let part = Bytes::of(&record, Cow::Borrowed(&value[1..4]));
         assert_eq!((&part, part.within(&record)), (&Bytes::Part(1..4), &b"\"a\""[..]));

@@ -1,5 +1,7 @@
 //! The inbox: which events a consumer group has handled. Written first in the unit, it is the fence against every second effect.
 
+use bytestring::ByteString;
+
 /// A generation of a consumer group, as the inbox knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope(pub i32);
@@ -8,9 +10,9 @@ pub struct Scope(pub i32);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// CloudEvents `source`.
-    pub source: String,
+    pub source: ByteString,
     /// CloudEvents `id`.
-    pub id: String,
+    pub id: ByteString,
     /// The record's timestamp as a day, see [`bucket_of`].
     pub bucket: i32,
 }
@@ -34,8 +36,9 @@ pub(super) const NOTE: &str = "\
     ON CONFLICT DO NOTHING \
     RETURNING source, id";
 
-/// Said before [`NOTE`], with the first and the last day of the batch.
-pub(super) const ENTER: &str = "SELECT tidemill.enter_day($1, $2, $3)";
+/// Said before [`NOTE`], with the first and the last day of the batch. The transaction's id travels back with it: it must be known before COMMIT is
+/// sent, and [`NOTE`] will draw one.
+pub(super) const ENTER: &str = "SELECT tidemill.enter_day($1, $2, $3), pg_current_xact_id()::text";
 
 /// Which keys of a batch, by their hashes, may not run with it: their positions, from 1; how many rows of them wait, counted up to the limit; and
 /// whether they have single attempts. A statement of its own after [`NOTE`], which may have waited for the unit that parked them.

@@ -43,5 +43,5 @@ pub use record::Record;
 pub use running::{Found, Place, Running};
 pub use scopes::{Generation, GenerationState, Order, Scopes, Target, TopicPartition};
 pub use slices::{Census, SliceLocks, Slices};
-pub use unit::{Kept, Noted, Param, RawColumn, Rows, StatementText, Unit, UnitContext};
+pub use unit::{Kept, Noted, Param, RawColumn, Resumed, Rows, StatementText, Unit, UnitContext};
 pub use waiting::{Attempt, Claim, Consumer, Due, Journal, Outcome, Parked, waiting_bucket};

@@ -66,6 +66,8 @@ pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) cancel: CancelToken,
     pub(super) host: HostStatements,
+    /// What `enable_seqscan` is on it, where the host does not say otherwise.
+    pub(super) seqscan: String,
     scopes: HashMap<u64, ScopeStatements>,
     prepared: usize,
     /// The era of its handlers' statements.
@@ -176,8 +178,8 @@ impl Pool {
                 let client = self.connect().await?;
                 let greeted = tokio::time::timeout(self.shared.options.patience, self.greet(&client)).await;
                 let greeted = greeted.unwrap_or_else(|_| Err(NotReady::Away(self.silence())));
-                let host = greeted.map_err(|error| Unavailable(error.to_string()))?;
-                Connection { cancel: client.cancel_token(), client, host, scopes: HashMap::new(), prepared: 0, era: 0 }
+                let (host, seqscan) = greeted.map_err(|error| Unavailable(error.to_string()))?;
+                Connection { cancel: client.cancel_token(), client, host, seqscan, scopes: HashMap::new(), prepared: 0, era: 0 }
             }
         };
         connection.enter(self.shared.era.load(Ordering::SeqCst));
@@ -213,13 +215,14 @@ impl Pool {
     }
 
     /// What happens once on a new connection: it is refused if no guest may run under its login, else the host's statements are prepared.
-    async fn greet(&self, client: &Client) -> Result<HostStatements, NotReady> {
-        let login = "SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = session_user";
+    async fn greet(&self, client: &Client) -> Result<(HostStatements, String), NotReady> {
+        let login = "SELECT rolsuper OR rolbypassrls, current_setting('enable_seqscan') FROM pg_catalog.pg_roles WHERE rolname = session_user";
         let away = |error| NotReady::Away(self.trouble(&error));
-        let (almighty, prepared) = future::join(client.query_one(login, &[]), HostStatements::prepare(client)).await;
-        match almighty.map_err(away)?.get(0) {
+        let (login, prepared) = future::join(client.query_one(login, &[]), HostStatements::prepare(client)).await;
+        let login = login.map_err(away)?;
+        match login.get(0) {
             true => Err(NotReady::Login(self.user().to_owned())),
-            false => prepared.map_err(away),
+            false => prepared.map(|prepared| (prepared, login.get(1))).map_err(away),
         }
     }
 

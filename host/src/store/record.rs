@@ -1,8 +1,12 @@
 //! A Kafka record, whole, detached from the client that read it.
 
+use bytes::Bytes;
+use bytestring::ByteString;
+use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A record as it was read. What waits or is given up is kept as this, untouched.
+/// A record as it was read. What waits or is given up is kept as this, untouched. Its texts and bytes may lie in memory that it shares with its
+/// neighbours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     /// Where it was read.
@@ -12,11 +16,11 @@ pub struct Record {
     /// Its offset in the partition.
     pub offset: i64,
     /// Its key.
-    pub key: Option<Vec<u8>>,
+    pub key: Option<Bytes>,
     /// Its value; none is a tombstone.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Bytes>,
     /// Its headers in order, doubles included.
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub headers: Vec<(ByteString, Option<Bytes>)>,
     /// Milliseconds since 1970; 0 where the record has none.
     pub timestamp: i64,
 }
@@ -28,9 +32,36 @@ impl Record {
         std::str::from_utf8(found.1.as_deref()?).ok()
     }
 
+    /// Text that was found in this record, for longer than the record is borrowed: what lies in the value is not copied.
+    pub fn share(&self, text: Cow<'_, str>) -> ByteString {
+        match (text, &self.value) {
+            (Cow::Borrowed(text), Some(value)) if value.as_ptr_range().contains(&text.as_ptr()) => {
+                // It was text when it was found.
+                ByteString::try_from(value.slice_ref(text.as_bytes())).unwrap_or_default()
+            }
+            (text, _) => text.into_owned().into(),
+        }
+    }
+
     /// What it takes of memory, in bytes.
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len)).sum();
-        self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers + 200
+        let headers: usize = self.headers.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Bytes::len)).sum();
+        self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len) + headers + 200
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_lies_in_the_value_is_shared_and_other_text_is_its_own() {
+        let record = Record { value: Some(Bytes::from_static(b"{\"id\":\"a\"}")), ..Record::default() };
+        let value = record.value.as_deref().unwrap();
+        let id = record.share(Cow::Borrowed(std::str::from_utf8(&value[7..8]).unwrap()));
+        assert_eq!((&*id, id.as_bytes().as_ptr()), ("a", value[7..].as_ptr()));
+        assert_eq!(record.share(Cow::Borrowed("elsewhere")), "elsewhere");
+        assert_eq!(record.share(Cow::Owned("own".to_owned())), "own");
+        assert_eq!(Record::default().share(Cow::Borrowed("")), "");
     }
 }

@@ -67,8 +67,8 @@ impl Running {
     /// The positions of the events that are done, or wait in the database.
     pub async fn done(&self, place: &Place, identities: &[&Identity]) -> Result<HashSet<usize>, Unavailable> {
         let buckets: Vec<i32> = identities.iter().map(|identity| identity.bucket).collect();
-        let sources: Vec<&str> = identities.iter().map(|identity| identity.source.as_str()).collect();
-        let ids: Vec<&str> = identities.iter().map(|identity| identity.id.as_str()).collect();
+        let sources: Vec<&str> = identities.iter().map(|identity| &*identity.source).collect();
+        let ids: Vec<&str> = identities.iter().map(|identity| &*identity.id).collect();
         let params: [&(dyn ToSql + Sync); 4] = [&place.scope.0, &buckets, &sources, &ids];
         let rows = self.ask(async |client| client.query(inbox::KNOWN, &params).await).await?;
         Ok(rows.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect())

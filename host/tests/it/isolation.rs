@@ -148,3 +148,18 @@ async fn c16_log_lines_are_bounded_and_carry_the_invocation() {
         );
     }
 }
+
+#[tokio::test]
+async fn c17_a_handlers_statements_are_planned_as_the_database_says() {
+    let world = World::probe(Kind::Embedded).await.started().await;
+    // The host's statement before them has a setting of its own.
+    let noting = "CREATE TABLE public.planned (seqscan text, mode text); \
+        CREATE FUNCTION public.note_settings() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN \
+            INSERT INTO public.planned VALUES (current_setting('enable_seqscan'), current_setting('plan_cache_mode')); RETURN NEW; END $$; \
+        CREATE TRIGGER note_settings BEFORE INSERT ON probe.seen FOR EACH ROW EXECUTE FUNCTION public.note_settings()";
+    world.sql().await.batch_execute(noting).await.unwrap();
+    world.send_event(0, "k", "one", "probe.ok").await;
+    world.until_handled(1).await;
+    let row = world.sql().await.query_one("SELECT seqscan, mode FROM public.planned", &[]).await.unwrap();
+    assert_eq!((row.get::<_, String>(0).as_str(), row.get::<_, String>(1).as_str()), ("on", "auto"));
+}

@@ -11,6 +11,7 @@ on_both_brokers!(
     reprocess_rebuilds_an_emptied_projection_while_live_events_go_on,
     reprocess_switches_only_when_the_running_generation_has_come_to_where_the_new_one_began,
     c10_a_replay_of_what_a_newer_generation_has_handled_has_no_second_effect,
+    c10_a_replay_that_comes_before_the_newer_generation_has_one_effect,
 );
 
 const BUILDING: &str = "SELECT count(*) FROM tidemill.scopes WHERE state = 'building'";
@@ -177,4 +178,41 @@ async fn c10_a_replay_of_what_a_newer_generation_has_handled_has_no_second_effec
     assert_eq!(replay.status.code(), Some(1), "{}{}", replay.stdout, replay.stderr);
     assert!(replay.stdout.contains("handled-anew"), "{}", replay.stdout);
     assert_eq!((world.seen("bad").await, world.count("SELECT count(*) FROM tidemill.waiting").await), (1, 0));
+}
+
+async fn c10_a_replay_that_comes_before_the_newer_generation_has_one_effect(kind: Kind) {
+    let mut world = World::probe(kind).await.started().await;
+    let others: Vec<_> = (0..3).map(|n| (format!("other{n}"), format!("first-{n}"))).collect();
+    for (partition, (key, id)) in (0..).zip(&others) {
+        world.send_event(partition, key, id, "probe.ok").await;
+    }
+    for (key, id) in [("first", "bad-1"), ("last", "bad-2")] {
+        world.send_event(0, key, id, "probe.reject").await;
+    }
+    world.until_dead(2).await;
+    world.until_handled(3).await;
+    world.let_pass().await;
+    assert!(world.take_host().sigterm().await.success());
+    // Stands for the seconds after a switch: the newer generation has the group, and has come to neither event yet.
+    let sql = world.sql().await;
+    sql.batch_execute(
+        "TRUNCATE probe.seen; UPDATE tidemill.scopes SET state = 'retired', ended_at = now(); \
+         INSERT INTO tidemill.scopes (consumer_group, generation, handler) SELECT consumer_group, 2, handler FROM tidemill.scopes",
+    )
+    .await
+    .unwrap();
+    succeeded(world.tool(&["dlq", "replay", "--handler", "probe", "--yes", "--wait", "0s"]).finish().await);
+    world.until_waiting(2).await;
+    // One replay runs before the generation has come to its event, the other one after.
+    sql.batch_execute("UPDATE tidemill.waiting SET due = now() + interval '10 seconds' WHERE event_id = 'bad-2'").await.unwrap();
+    sql.batch_execute("UPDATE tidemill.scopes SET state = 'retired' WHERE generation = 2").await.unwrap();
+    world.start().await;
+    eventually("a replay has run", async || (world.seen("bad-1").await == 1).then_some(())).await;
+    sql.batch_execute("UPDATE tidemill.scopes SET state = 'current' WHERE generation = 2").await.unwrap();
+    let read = "SELECT count(*) FROM tidemill.inbox WHERE scope = (SELECT scope FROM tidemill.scopes WHERE generation = 2)";
+    world.until_count("the newer generation has read all", read, 5).await;
+    world.until_waiting(0).await;
+    world.until_handled(5).await;
+    let replayed = "SELECT count(*) FROM tidemill.dead_letters WHERE state = 'replayed'";
+    assert_eq!(world.count(replayed).await, 2);
 }

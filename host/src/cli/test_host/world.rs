@@ -167,9 +167,9 @@ fn add_absent_roles(app: &mut AppPlan) -> anyhow::Result<()> {
 }
 
 fn record(record: wire::Record) -> anyhow::Result<Record> {
-    let headers = record.headers.into_iter().map(|(name, value)| (name, Some(value.into_bytes()))).collect();
+    let headers = record.headers.into_iter().map(|(name, value)| (name.into(), Some(value.into_bytes().into()))).collect();
     let value = wire::unhex(&record.value).map_err(anyhow::Error::msg)?;
-    Ok(Record { key: record.key.map(String::into_bytes), value: Some(value), headers, ..Record::default() })
+    Ok(Record { key: record.key.map(|key| key.into_bytes().into()), value: Some(value.into()), headers, ..Record::default() })
 }
 
 fn outcome(delivered: Delivered) -> Outcome {

@@ -13,7 +13,7 @@ mod types;
 
 pub(super) use statements::HostStatements;
 pub(super) use types::IDLE;
-pub use types::{Kept, Noted, Param, RawColumn, Rows, StatementText, UnitContext};
+pub use types::{Kept, Noted, Param, RawColumn, Resumed, Rows, StatementText, UnitContext};
 
 use super::error::{StatementError, StatementErrorKind as Kind, Unavailable};
 use super::inbox::{Identity, Scope};
@@ -138,17 +138,18 @@ impl Unit {
         let firsts = (days.0 != days.1).then(|| firsts(identities));
         let noting = firsts.as_deref().unwrap_or(identities);
         let buckets: Vec<i32> = noting.iter().map(|identity| identity.bucket).collect();
-        let sources: Vec<&str> = noting.iter().map(|identity| identity.source.as_str()).collect();
-        let ids: Vec<&str> = noting.iter().map(|identity| identity.id.as_str()).collect();
+        let sources: Vec<&str> = noting.iter().map(|identity| &*identity.source).collect();
+        let ids: Vec<&str> = noting.iter().map(|identity| &*identity.id).collect();
 
         let hashes: Vec<_> = keys.iter().map(Sha256::digest).collect();
         let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.as_slice()).collect();
-        // To read a small table from end to end looks cheaper than its index, but hashes the key of each row for each key of the batch.
+        // To read a small table from end to end looks cheaper than its index, but hashes the key of each row for each key of the batch. The
+        // handler's statements find it as it was: their opening says so.
         let begin = format!("{}; SET LOCAL enable_seqscan = off", self.context.begin());
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let (client, host) = (&connection.client, &connection.host);
         self.busy = true;
-        let (begun, entered, rows, held, (id, reset)) = future::join5(
+        let (begun, entered, rows, held) = future::join4(
             client.batch_execute(&begin),
             client.query_one(&host.enter, &[&scope.0, &days.0, &days.1]),
             client.query(&host.note, &[&scope.0, &buckets, &sources, &ids]),
@@ -158,22 +159,19 @@ impl Unit {
                     false => client.query(&host.held, &[&scope.0, &topic, &hashes, &cap]).await,
                 }
             },
-            future::join(client.query_one(&host.xid, &[]), client.batch_execute("SET LOCAL enable_seqscan TO DEFAULT")),
         )
         .await;
         self.busy = false;
         self.began = true;
         begun?;
-        entered?;
+        self.xid = entered?.get(1);
         let (rows, held) = (rows?, held?);
-        self.xid = id?.get(0);
-        reset?;
         self.wrote = true;
         let new = match rows.len() == identities.len() {
             true => (0..rows.len()).collect(),
             false => {
                 let mut noted: HashSet<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-                let is_new = |&i: &usize| noted.remove(&(identities[i].source.as_str(), identities[i].id.as_str()));
+                let is_new = |&i: &usize| noted.remove(&(&*identities[i].source, &*identities[i].id));
                 (0..identities.len()).filter(is_new).collect()
             }
         };
@@ -185,20 +183,33 @@ impl Unit {
         })
     }
 
-    /// Takes a waiting row for this unit, before anything else of it; false if the claim is not valid any more. A successful unit ends the row.
-    pub async fn resume(&mut self, claim: &Claim) -> Result<bool, StatementError> {
+    /// Takes a waiting row for this unit, before anything else of it. A successful unit ends the row.
+    pub async fn resume(&mut self, claim: &Claim) -> Result<Resumed, StatementError> {
         let patience = self.patience();
         let resumed = tokio::time::timeout(patience, self.resume_inner(claim)).await;
         self.in_time(resumed, patience)
     }
 
-    async fn resume_inner(&mut self, claim: &Claim) -> Result<bool, StatementError> {
+    async fn resume_inner(&mut self, claim: &Claim) -> Result<Resumed, StatementError> {
         let begin = self.context.begin();
+        let scope = claim.scope.0;
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let (client, host) = (&connection.client, &connection.host);
         self.busy = true;
-        let (begun, row, id) = future::join3(
+        // In the order of every unit: the inbox comes first.
+        let note = async {
+            let Some(Identity { source, id, bucket }) = &claim.anew else { return Ok(true) };
+            let (buckets, sources, ids) = (vec![*bucket], vec![&**source], vec![&**id]);
+            let (entered, noted) = future::join(
+                client.query_one(&host.enter, &[&scope, bucket, bucket]),
+                client.query(&host.note, &[&scope, &buckets, &sources, &ids]),
+            )
+            .await;
+            entered.and(noted).map(|noted| !noted.is_empty())
+        };
+        let (begun, noted, row, id) = future::join4(
             client.batch_execute(&begin),
+            note,
             client.query_opt(&host.claimed, &[&claim.id, &claim.token]),
             client.query_one(&host.xid, &[]),
         )
@@ -206,11 +217,15 @@ impl Unit {
         self.busy = false;
         self.began = true;
         begun?;
-        let found = row?.is_some();
+        let (noted, found) = (noted?, row?.is_some());
         self.xid = id?.get(0);
         self.wrote = found;
         self.waiting.done = found.then(|| claim.clone());
-        Ok(found)
+        Ok(match (found, noted) {
+            (true, true) => Resumed::Ours,
+            (true, false) => Resumed::Known,
+            (false, _) => Resumed::Lost,
+        })
     }
 
     /// Lets events wait that were noted but may not run, with the unit.

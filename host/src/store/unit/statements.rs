@@ -18,7 +18,7 @@ use tokio_postgres::types::ToSql;
 /// Sets the unit's role and settings; `SET LOCAL` in a form that is prepared once.
 const ASSUME: &str = "SELECT set_config('role', $1, true), set_config('search_path', $2, true), \
      set_config('tidemill.subject', $3, true), set_config('statement_timeout', $4, true), set_config('lock_timeout', $5, true), \
-     set_config('plan_cache_mode', 'auto', true)";
+     set_config('plan_cache_mode', 'auto', true), set_config('enable_seqscan', $6, true)";
 /// Back to the login role, for the host's own rows at the end. They have time of their own: a disk that is slow is not the handler's fault. The
 /// search path goes back as well: a plan prepared under one path is made
 /// anew under another, so each statement here is prepared under the path that it runs with.
@@ -84,7 +84,7 @@ impl Opening {
             let timeout = context.sql_time.as_millis().to_string();
             // Who waits for a lock is not at fault, who computes too long is: the shorter of the two timeouts tells them apart.
             let lock_timeout = (context.sql_time * 4 / 5).min(self.lock_timeout).as_millis().max(1).to_string();
-            let params: [&(dyn ToSql + Sync); 5] = [&role, &path, &context.subject, &timeout, &lock_timeout];
+            let params: [&(dyn ToSql + Sync); 6] = [&role, &path, &context.subject, &timeout, &lock_timeout, &connection.seqscan];
             client.query_one(&connection.host.assume, &params).await.map(drop).map_err(|error| (error, role))
         };
         let (begun, assumed) = future::join(begin, assume).await;

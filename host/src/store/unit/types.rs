@@ -58,6 +58,17 @@ pub struct Noted {
     pub single: HashSet<Vec<u8>>,
 }
 
+/// What became of a claim on a waiting row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// The row is this unit's: its event may run.
+    Ours,
+    /// The row is this unit's, but the generation has come to its event by itself: there is nothing to run.
+    Known,
+    /// The claim is not valid any more.
+    Lost,
+}
+
 /// What a unit changes of the events that wait, at its end.
 #[derive(Debug, Default)]
 pub(super) struct WaitingChanges {

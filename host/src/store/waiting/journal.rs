@@ -5,6 +5,7 @@ use crate::store::error::{Unavailable, describe};
 use crate::store::pool::Connection;
 use crate::store::presence::gone;
 use crate::store::{Identity, Pool, Record, Scope, bucket_of};
+use bytes::Bytes;
 use futures_util::future;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -87,7 +88,8 @@ pub(in crate::store) const CLAIM: &str = concat!(
      WHERE w.id = d.id \
     RETURNING w.id, w.claim, w.scope, w.topic, w.key, w.consumer_group, w.partition, w.record_offset, w.record_time, w.value, \
               w.header_names, w.header_values, w.source, w.event_id, w.type, w.attempts, w.deaths, \
-              (extract(epoch FROM clock_timestamp() - d.due) * 1000)::int8, w.dead_letter IS NOT NULL, d.suspect"
+              (extract(epoch FROM clock_timestamp() - d.due) * 1000)::int8, w.dead_letter IS NOT NULL, d.suspect, \
+              EXISTS (SELECT 1 FROM tidemill.dead_letters l WHERE l.id = w.dead_letter AND l.scope <> w.scope)"
 );
 
 /// How long until the next row of these groups and topics may run.
@@ -118,7 +120,7 @@ impl Journal {
     pub async fn failed(&self, consumer: &Consumer, event: &Parked, attempt: &Attempt) -> Result<Outcome, Unavailable> {
         self.transaction(async |Connection { client, host, .. }| {
             let Identity { source, id, bucket } = &event.identity;
-            let (buckets, sources, ids) = (vec![*bucket], vec![source], vec![id]);
+            let (buckets, sources, ids) = (vec![*bucket], vec![&**source], vec![&**id]);
             client.query_one(&host.enter, &[&consumer.scope.0, bucket, bucket]).await?;
             if client.query(&host.note, &[&consumer.scope.0, &buckets, &sources, &ids]).await?.is_empty() {
                 return Ok(Outcome::Gone);
@@ -333,19 +335,28 @@ fn due(row: &Row) -> Due {
     let values: Vec<Option<Vec<u8>>> = row.get(11);
     let (topic, key): (String, Option<Vec<u8>>) = (row.get(3), row.get(4));
     let timestamp = row.get(8);
+    let (source, id): (String, String) = (row.get(12), row.get(13));
+    let identity = Identity { source: source.into(), id: id.into(), bucket: bucket_of(timestamp) };
     Due {
-        claim: Claim { id: row.get(0), token: row.get(1), scope: Scope(row.get(2)), topic: topic.clone(), key: key.clone() },
+        claim: Claim {
+            id: row.get(0),
+            token: row.get(1),
+            scope: Scope(row.get(2)),
+            topic: topic.clone(),
+            key: key.clone(),
+            anew: row.get::<_, bool>(20).then(|| identity.clone()),
+        },
         group: row.get(5),
         record: Arc::new(Record {
             topic: topic.into(),
             partition: row.get(6),
             offset: row.get(7),
-            key,
-            value: row.get(9),
-            headers: names.into_iter().zip(values).collect(),
+            key: key.map(Bytes::from),
+            value: row.get::<_, Option<Vec<u8>>>(9).map(Bytes::from),
+            headers: names.into_iter().zip(values).map(|(name, value)| (name.into(), value.map(Bytes::from))).collect(),
             timestamp,
         }),
-        identity: Identity { source: row.get(12), id: row.get(13), bucket: bucket_of(timestamp) },
+        identity,
         type_: row.get(14),
         attempts: row.get(15),
         deaths: row.get(16),

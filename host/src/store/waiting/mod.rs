@@ -53,6 +53,8 @@ pub struct Claim {
     pub topic: String,
     /// Its key.
     pub key: Option<Vec<u8>>,
+    /// Where it replays a dead letter of another generation: what the current one, which may come to the same event, must know it by.
+    pub anew: Option<Identity>,
 }
 
 /// A waiting row that may run now.

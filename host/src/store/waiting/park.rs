@@ -51,7 +51,7 @@ impl<'a> ParkColumns<'a> {
             columns.values.push(record.value.as_deref());
             // Counted from one, both ends included; an empty part ends before it begins.
             columns.from.push(position(columns.header_names.len()) + 1);
-            columns.header_names.extend(record.headers.iter().map(|(name, _)| name.as_str()));
+            columns.header_names.extend(record.headers.iter().map(|(name, _)| &**name));
             columns.header_values.extend(record.headers.iter().map(|(_, value)| value.as_deref()));
             columns.to.push(position(columns.header_names.len()));
             columns.sources.push(&event.identity.source);

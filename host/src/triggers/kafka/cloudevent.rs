@@ -24,7 +24,7 @@ pub(super) fn decode(record: Arc<Record>, payload: Payload) -> Result<Item, Stri
 /// The identity of a record that carries none of its own: its partition as `source`, its offset as `id`.
 pub(super) fn identity_of(record: &Record) -> Identity {
     let source = format!("//kafka/{}/{}", record.topic, record.partition);
-    Identity { source, id: record.offset.to_string(), bucket: bucket_of(record.timestamp) }
+    Identity { source: source.into(), id: record.offset.to_string().into(), bucket: bucket_of(record.timestamp) }
 }
 
 /// Any bytes, as an event of the type `raw`. A trace is taken from the record's headers.
@@ -69,25 +69,35 @@ fn cloudevent(record: &Record) -> Result<(Identity, Content), String> {
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The members of a JSON object in their order. There are about ten, for which a vector is much cheaper than a map.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+/// A structured event, as it is read: the members of a JSON object in their order, of which none is looked into.
+#[derive(Default)]
+struct Structured<'a> {
+    attributes: Found<'a>,
+    data: Option<&'a str>,
+    data_base64: Option<&'a str>,
+}
 
-impl<'de> Deserialize<'de> for Members<'de> {
+impl<'de> Deserialize<'de> for Structured<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
+            type Value = Structured<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a JSON object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(16);
-                while let Some((Name(name), value)) = map.next_entry()? {
-                    members.push((name, value));
+                let mut event = Structured::default();
+                while let Some((Name(name), raw)) = map.next_entry::<_, &RawValue>()? {
+                    let present = || Some(raw.get()).filter(|raw| *raw != "null");
+                    match &*name {
+                        "data" => event.data = present(),
+                        "data_base64" => event.data_base64 = present(),
+                        _ => event.attributes.set(name, Said::Json(raw)),
+                    }
                 }
-                Ok(Members(members))
+                Ok(event)
             }
         }
         deserializer.deserialize_map(Object)
@@ -173,19 +183,12 @@ impl<'a> Said<'a> {
 }
 
 fn from_json(record: &Record, value: &[u8]) -> Result<(Identity, Content), String> {
-    let Members(members) = serde_json::from_slice(value).map_err(|error| format!("it is no JSON object: {error}"))?;
-    let mut found = Found::default();
-    let (mut data, mut base64) = (None, None);
-    for (name, raw) in members {
-        let present = || Some(raw.get()).filter(|raw| *raw != "null");
-        match &*name {
-            "data" => data = present(),
-            "data_base64" => base64 = present(),
-            _ => found.set(name, Said::Json(raw)),
-        }
-    }
-    let (identity, mut content) = event(record, found)?;
-    let bytes = match (base64, data) {
+    // As a whole: each part of it would be checked by itself.
+    let text = std::str::from_utf8(value).map_err(|error| format!("it is no JSON: {error}"))?;
+    let read = serde_json::from_str(text).map_err(|error| format!("it is no JSON object: {error}"))?;
+    let Structured { attributes, data, data_base64 } = read;
+    let (identity, mut content) = event(record, attributes)?;
+    let bytes = match (data_base64, data) {
         (Some(base64), _) => {
             let encoded: String = serde_json::from_str(base64).map_err(|_| "`data_base64` is no string".to_owned())?;
             let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
@@ -241,7 +244,7 @@ fn event(record: &Record, found: Found<'_>) -> Result<(Identity, Content), Strin
         Err(_) => Err(format!("its time `{text}` is not RFC 3339")),
     });
     let text = |text| Text::of(record, text);
-    let identity = Identity { source: source.into_owned(), id: id.into_owned(), bucket: bucket_of(record.timestamp) };
+    let identity = Identity { source: record.share(source), id: record.share(id), bucket: bucket_of(record.timestamp) };
     let content = Content {
         type_: text(type_),
         time: time.transpose()?,
@@ -275,8 +278,8 @@ mod tests {
             partition: 0,
             offset: 7,
             key: None,
-            value: value.map(|v| v.as_bytes().to_vec()),
-            headers: headers.iter().map(|(k, v)| ((*k).into(), Some(v.as_bytes().to_vec()))).collect(),
+            value: value.map(|v| v.as_bytes().to_vec().into()),
+            headers: headers.iter().map(|(k, v)| ((*k).into(), Some(v.as_bytes().to_vec().into()))).collect(),
             timestamp: 0,
         }
     }

@@ -158,22 +158,22 @@ impl OpenBatch {
     }
 
     fn wants(&self, work: &Work) -> bool {
-        wants(&self.handler, &self.consumer.group, &work.record.topic, work.event_type())
+        wants(&self.handler, &self.consumer.group, &work.record.topic)(work.event_type())
     }
 
     fn is_held(&self, work: &Work) -> bool {
-        work.record.key.as_ref().is_some_and(|key| self.held.contains(key))
+        work.record.key.as_ref().is_some_and(|key| self.held.contains(&**key))
     }
 
     fn done(&mut self, work: &Work) {
-        let new = self.known.insert((work.identity.source.clone(), work.identity.id.clone()));
+        let new = self.known.insert((work.identity.source.to_string(), work.identity.id.to_string()));
         self.note(work, if new { Delivered::Handled } else { Delivered::Duplicate });
     }
 
     fn failed(&mut self, runner: &Runner, work: &Work, failure: &Failure) {
         let again = !runner.attempt(&self.handler, failure, 1).exhausted;
         if again {
-            self.held.extend(work.record.key.clone());
+            self.held.extend(work.record.key.as_deref().map(<[u8]>::to_vec));
         }
         self.note(work, Delivered::Failed { reason: failure.to_string(), again });
     }

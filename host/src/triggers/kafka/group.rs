@@ -3,7 +3,7 @@
 use super::assign::{GroupContext, Held, Lane, Turn, assigned};
 use super::places::{Gone, Place, Places, positions};
 use super::queue::Queue;
-use super::record::Arrived;
+use super::record::{Arrived, Memory};
 use super::runner::{Cut, Runner};
 use super::worker::Worker;
 use super::{CUT, Group, KafkaTrigger};
@@ -72,6 +72,7 @@ enum Errand {
 struct Run {
     queue: Option<Arc<Queue>>,
     payload: Payload,
+    memory: Memory,
     records: Vec<Arrived>,
 }
 
@@ -80,7 +81,7 @@ impl Run {
         if let Some(queue) = &self.queue
             && !self.records.is_empty()
         {
-            queue.push(std::mem::take(&mut self.records));
+            queue.push(std::mem::take(&mut self.records), std::mem::take(&mut self.memory));
         }
     }
 }
@@ -165,9 +166,10 @@ impl Reader {
             let held = self.held.clone();
             run.queue = held.queue(&of, || self.open(&of));
             run.payload = self.runner.payload(message.topic());
+            run.memory = run.queue.as_ref().map(|queue| queue.memory()).unwrap_or_default();
         }
         if let Some(queue) = &run.queue {
-            run.records.push(Arrived::read(message, &queue.topic, run.payload));
+            run.records.push(Arrived::read(message, &queue.topic, run.payload, &mut run.memory));
         }
     }
 

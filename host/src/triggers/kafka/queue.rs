@@ -1,7 +1,7 @@
 //! What a partition has read and not yet handled. Full, it pauses the partition (the consumer stays in its group); drained, it goes on.
 
 use super::GroupContext;
-use super::record::Arrived;
+use super::record::{Arrived, Memory};
 use super::runner::Work;
 use crate::manifest::Payload;
 use crate::telemetry::lock;
@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 
 /// With so many bytes the partition is paused.
 const HIGH: usize = 8 << 20;
-/// With so many it goes on: there is work left for the time in which the client asks the broker again.
-const LOW: usize = 4 << 20;
+/// With so many it goes on: there is work left for the time in which the client asks the broker again. Not more, since each pause costs about a
+/// mebibyte: what the client has read by then and not handed out is read again.
+const LOW: usize = 2 << 20;
 
 /// The queue of one partition, between the consumer's receive loop and the partition's worker.
 pub(super) struct Queue {
@@ -32,6 +33,7 @@ struct State {
     /// With their sizes.
     records: VecDeque<(Arrived, usize)>,
     bytes: usize,
+    memory: Memory,
     paused: bool,
     closed: bool,
     /// Closed because the partition is another's now.
@@ -43,8 +45,14 @@ impl Queue {
         Self { consumer, topic, partition, state: Mutex::default(), arrived: Notify::new() }
     }
 
-    pub(super) fn push(&self, records: Vec<Arrived>) {
+    /// Where the next records that come are kept, until they are pushed.
+    pub(super) fn memory(&self) -> Memory {
+        std::mem::take(&mut lock(&self.state).memory)
+    }
+
+    pub(super) fn push(&self, records: Vec<Arrived>, memory: Memory) {
         let mut state = lock(&self.state);
+        state.memory = memory;
         for record in records {
             let size = record.size();
             state.bytes += size;

@@ -164,14 +164,18 @@ fn runs(runner: &Runner, handler: &Handler, stopped: &Stopped) -> bool {
     !handler.manifest.topics.is_empty() && !handler.manifest.topics.iter().any(|topic| open(&topic.group))
 }
 
-async fn one(runner: &Arc<Runner>, (term, handler): (Term, &Arc<Handler>), due: Due, cut: &Cut) {
+async fn one(runner: &Arc<Runner>, (term, handler): (Term, &Arc<Handler>), mut due: Due, cut: &Cut) {
+    if runner.trigger.days.expired(due.record.timestamp) {
+        // The inbox takes nothing of that day any more, and no generation will come to it.
+        due.claim.anew = None;
+    }
     let consumer = Consumer { scope: due.claim.scope, group: due.group.as_str().into(), handler: handler.name.clone() };
     runner.trigger.metrics.retry_lateness.observe(due.late.as_secs_f64());
     if due.deaths >= DEATHS {
         let reason = format!("{} processes ended while they ran this event", due.deaths);
         return give_up(runner, handler, &consumer, &due, "host-crash", reason).await;
     }
-    if !wants(handler, &due.group, &due.claim.topic, &due.type_) {
+    if !wants(handler, &due.group, &due.claim.topic)(&due.type_) {
         return skip(runner, handler, &consumer, &due).await;
     }
     let work = match Work::decode(due.record.clone(), runner.payload(&due.claim.topic)) {
@@ -181,7 +185,7 @@ async fn one(runner: &Arc<Runner>, (term, handler): (Term, &Arc<Handler>), due: 
             return give_up(runner, handler, &consumer, &due, "not-an-event", reason).await;
         }
     };
-    match runner.invoke((term, handler), &consumer, Fence::Waiting(due.claim.clone()), &work, (false, cut)).await {
+    match runner.invoke((term, handler), &consumer, Fence::Waiting(Box::new(due.claim.clone())), &work, (false, cut)).await {
         Ok(done) => {
             runner.trigger.metrics.events_handled.get_or_create(&labels(&due)).inc_by(done.handled as u64);
             // The next one of its key may run now.
@@ -207,7 +211,7 @@ async fn skip(runner: &Runner, handler: &Handler, consumer: &Consumer, due: &Due
     }
     match runner.journal.skip(&due.claim).await {
         Ok(skipped) => {
-            let (handler, revision, id, type_) = (&*handler.name, &*handler.revision, &due.identity.id, &due.type_);
+            let (handler, revision, id, type_) = (&*handler.name, &*handler.revision, &*due.identity.id, &due.type_);
             tracing::info!(handler, revision, id, type_, "a waiting event is skipped: the revision does not handle its type");
             runner.trigger.metrics.events_skipped.get_or_create(&labels(due)).inc_by(u64::from(skipped));
             runner.bell.notify_one();

@@ -151,7 +151,7 @@ impl Runner {
         let Record { topic, partition, offset, .. } = &*parked.record;
         let (group, handler, revision) = (&*consumer.group, &*consumer.handler, attempt.revision.as_str());
         let topic = &**topic;
-        let (id, source, class) = (parked.identity.id.as_str(), parked.identity.source.as_str(), attempt.class);
+        let (id, source, class) = (&*parked.identity.id, &*parked.identity.source, attempt.class);
         self.trigger.metrics.attempts_failed.get_or_create(&labels()).inc();
         match outcome {
             Outcome::Retry => {
@@ -188,10 +188,10 @@ pub(super) fn subscription<'h>(handler: &'h Handler, group: &str, topic: &str) -
     handler.manifest.topics.iter().find(|subscription| subscription.name == topic && subscription.group == group)
 }
 
-/// Whether a revision asks for events of this type, in a topic that it reads.
-pub(super) fn wants(handler: &Handler, group: &str, topic: &str, type_: &str) -> bool {
+/// Whether a revision asks for an event, by its type, of a topic that it reads.
+pub(super) fn wants<'h>(handler: &'h Handler, group: &str, topic: &str) -> impl Fn(&str) -> bool + use<'h> {
     let types = subscription(handler, group, topic).and_then(|subscription| subscription.types.as_ref());
-    types.is_none_or(|types| types.iter().any(|wanted| wanted == type_))
+    move |type_| types.is_none_or(|types| types.iter().any(|wanted| wanted == type_))
 }
 
 /// Randomness for jitter: nothing depends on its quality.

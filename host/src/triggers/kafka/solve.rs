@@ -7,6 +7,7 @@
 
 use super::runner::Work;
 use crate::engine::Failure;
+use bytes::Bytes;
 use std::collections::{HashSet, VecDeque};
 
 /// A part of a batch that is still to run.
@@ -69,7 +70,7 @@ pub(super) fn halves(mut works: Vec<Work>) -> Vec<Part> {
 
 /// First what neither is named nor follows a named one of its key; then the others in their order, the named ones alone.
 fn without(works: Vec<Work>, named: &HashSet<usize>) -> Vec<Part> {
-    let mut held: HashSet<Vec<u8>> = HashSet::new();
+    let mut held: HashSet<Bytes> = HashSet::new();
     let (mut rest, mut after) = (Vec::new(), Vec::new());
     for (position, work) in works.into_iter().enumerate() {
         let is_named = named.contains(&position);
@@ -102,8 +103,8 @@ mod tests {
 
     fn works(keys: &str) -> Vec<Work> {
         let work = |(offset, key): (usize, char)| {
-            let key = (key != '-').then(|| key.to_string().into_bytes());
-            let record = Record { topic: "t".into(), offset: offset as i64, key, value: Some(vec![]), ..Record::default() };
+            let key = (key != '-').then(|| key.to_string().into_bytes().into());
+            let record = Record { topic: "t".into(), offset: offset as i64, key, value: Some(Bytes::new()), ..Record::default() };
             Work::decode(record.into(), Payload::Raw).unwrap()
         };
         keys.chars().enumerate().map(work).collect()

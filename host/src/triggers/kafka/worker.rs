@@ -93,6 +93,7 @@ impl Worker {
         self.pass().await?;
         let payload = self.runner.payload(&self.place.topic);
         let handler = self.handler();
+        let wants = handler.as_ref().map(|handler| self.wants(handler));
         let mut works = Vec::with_capacity(records.len());
         let (mut skipped, mut expired) = (0, 0);
         for arrived in records {
@@ -102,7 +103,7 @@ impl Worker {
                 continue;
             }
             match arrived.work(payload) {
-                Ok(work) if handler.as_ref().is_none_or(|handler| self.wants(handler, &work)) => works.push(work),
+                Ok(work) if wants.as_ref().is_none_or(|wants| wants(work.event_type())) => works.push(work),
                 Ok(_) => skipped += 1,
                 Err(reason) => self.no_event(record, reason).await?,
             }
@@ -143,8 +144,15 @@ impl Worker {
         subscription(&handler, &self.group.name, &self.place.topic).is_some().then_some(handler)
     }
 
-    fn wants(&self, handler: &Handler, work: &Work) -> bool {
-        wants(handler, &self.group.name, &self.place.topic, work.event_type())
+    /// Leaves out what a revision does not ask for.
+    fn skip(&self, handler: &Handler, works: &mut Vec<Work>) {
+        let (wants, read) = (self.wants(handler), works.len());
+        works.retain(|work| wants(work.event_type()));
+        self.runner.trigger.metrics.events_skipped.get_or_create(&self.labels).inc_by((read - works.len()) as u64);
+    }
+
+    fn wants<'h>(&self, handler: &'h Handler) -> impl Fn(&str) -> bool + use<'h> {
+        wants(handler, &self.group.name, &self.place.topic)
     }
 
     /// Waits until the database can be reached and this replica's heartbeat is in time.
@@ -212,9 +220,7 @@ impl Worker {
             let offset = works.first().map_or(0, |work| work.record.offset);
             let (term, handler) = self.ready(works, &behind).await?;
             // It may be another revision than when they were read.
-            let read = works.len();
-            works.retain(|work| self.wants(&handler, work));
-            self.runner.trigger.metrics.events_skipped.get_or_create(&self.labels).inc_by((read - works.len()) as u64);
+            self.skip(&handler, works);
             if works.is_empty() {
                 return Ok(Ok(()));
             }
@@ -285,7 +291,8 @@ impl Worker {
         let (mut succeeded, mut tried) = (0, 0);
         let payload = self.runner.payload(&self.place.topic);
         let read = self.queue.ahead(PROBE, payload);
-        for work in works.iter().take(PROBE).chain(behind).chain(&read).filter(|work| self.wants(handler, work)) {
+        let wants = self.wants(handler);
+        for work in works.iter().take(PROBE).chain(behind).chain(&read).filter(|work| wants(work.event_type())) {
             let work = std::slice::from_ref(work);
             match self.runner.invoke((term, handler), &self.consumer, Fence::Inbox, work, (true, &self.cut)).await {
                 Ok(done) if done.handled == 0 => continue,
