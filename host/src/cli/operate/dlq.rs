@@ -3,6 +3,7 @@
 use super::args::{self, Kind};
 use super::show::{self, Columns, distance, key, or_nothing, time};
 use crate::store::operate::{DeadLetter, Outcome, ReplayState, Report, Session};
+use anyhow::Context;
 use clap::{ArgMatches, Command};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -34,11 +35,12 @@ pub(super) async fn run(verb: &str, matches: &ArgMatches, session: &mut Session)
         "replay" => {
             let mut report = session.replay_dead_letters(&args::order(matches)?).await?;
             let wait = args::wait(matches);
-            let waited = !report.dry_run && !wait.is_zero();
-            if waited {
-                await_outcomes(session, &mut report, wait).await?;
-            }
-            show::report(&report, json, if waited { "replayed" } else { "queued for replay" })
+            let waits = !report.dry_run && !wait.is_zero();
+            let outcomes = if waits { await_outcomes(session, &mut report, wait).await } else { Ok(()) };
+            // What is queued stays so, whatever happens while this waits.
+            let shown = show::report(&report, json, if waits && outcomes.is_ok() { "replayed" } else { "queued for replay" });
+            outcomes.context("what became of the replays cannot be asked for; `tidemill dlq list --state all` will say it")?;
+            shown
         }
         _ => show::report(&session.discard_dead_letters(&args::order(matches)?).await?, json, "discarded"),
     }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Site, all, ids, outcomes};
-use crate::support::eventually;
+use crate::support::{Kind, World, eventually};
 
 /// The queued replays: dead letter, due or not, and whether the row is the dead letter's copy.
 async fn queued(site: &Site) -> Vec<(i64, bool, bool)> {
@@ -200,4 +200,24 @@ async fn c10_a_replay_says_what_became_of_it() {
     assert!(ended.stdout.contains("0 of 1 replayed"), "{}", ended.stdout);
     site.sql.batch_execute("DELETE FROM tidemill.waiting; UPDATE tidemill.scopes SET state = 'retired'").await.unwrap();
     site.fails(&format!("dlq replay {bad} --yes"), &["nobody reads as the group `ghosts`"]).await;
+}
+
+#[tokio::test]
+async fn c10_a_replay_whose_wait_is_cut_off_says_what_is_queued() {
+    let mut world = World::probe(Kind::Embedded).await.started().await;
+    world.send_event(0, "k", "bad", "probe.reject").await;
+    world.until_dead(1).await;
+    assert!(world.take_host().sigterm().await.success());
+    let tool = world.tool(&["dlq", "replay", "--key", "k", "--yes"]);
+    let cut = async {
+        world.until_waiting(1).await;
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        world.count(sql).await;
+    };
+    let (ended, ()) = tokio::join!(tool.finish(), cut);
+    assert_eq!(ended.status.code(), Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("1 of 1 queued for replay"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("`tidemill dlq list --state all` will say it"), "{}", ended.stderr);
+    world.start().await;
+    world.until_waiting(0).await;
 }
