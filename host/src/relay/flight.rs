@@ -7,7 +7,8 @@ use super::desk::Desk;
 use super::floor::Floor;
 use super::pages::Ahead;
 use super::sender::{Delivery, Refusal, Sender};
-use crate::store::{Outbox, OutboxRow, Slices, Unavailable};
+use super::silent::Silent;
+use crate::store::{Beside, Outbox, OutboxRow, Slices, Unavailable};
 use crate::telemetry::TopicLabels;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ use tokio::sync::{Notify, mpsc};
 const IN_FLIGHT: usize = 10_000;
 /// Bytes on their way to the broker at once, up to the one row that reaches it.
 pub(super) const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// The same for all, those of silent topics among them.
+const ALL: (usize, usize) = (4 * IN_FLIGHT, 2 * IN_FLIGHT_BYTES);
 /// How long the relay sleeps when nobody rings: SQL adds rows as well.
 const POLL: Duration = Duration::from_millis(250);
 /// How often the waiting rows are counted.
@@ -33,10 +36,10 @@ const SILENT: &str = "relay: no acknowledgement";
 
 /// A row on its way. Its value is with the producer alone.
 pub(super) struct Sent {
-    row: OutboxRow,
-    size: usize,
-    alone: bool,
-    since: Instant,
+    pub(super) row: OutboxRow,
+    pub(super) size: usize,
+    pub(super) alone: bool,
+    pub(super) since: Instant,
 }
 
 /// What became of a row of a page.
@@ -60,6 +63,7 @@ pub(super) struct Flight<'a> {
     pub(super) bytes: usize,
     pub(super) acknowledged: Vec<i64>,
     pub(super) blocked: Blocked,
+    pub(super) silent: Silent,
     pub(super) highest: i64,
     pub(super) floor: Floor,
     pub(super) ahead: Option<Ahead>,
@@ -88,6 +92,7 @@ impl<'a> Flight<'a> {
             bytes: 0,
             acknowledged: Vec::new(),
             blocked: Blocked::default(),
+            silent: Silent::default(),
             highest: 0,
             floor: Floor::default(),
             ahead: None,
@@ -107,6 +112,9 @@ impl<'a> Flight<'a> {
             }
             if self.hand_over(outbox, desk).await? {
                 return Ok(());
+            }
+            if self.sender.look_for_silence(&mut self.silent, self.in_flight.values()) {
+                self.floor.reset();
             }
             let more = self.turn_page(outbox).await?;
             self.forget(outbox).await?;
@@ -162,7 +170,25 @@ impl<'a> Flight<'a> {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight.len() < IN_FLIGHT && self.bytes < IN_FLIGHT_BYTES
+        let rows = self.in_flight.len();
+        rows.saturating_sub(self.silent.rows) < IN_FLIGHT && rows < ALL.0 && self.bytes < ALL.1 && self.room() > 0
+    }
+
+    /// How many more bytes may be on their way.
+    pub(super) fn room(&self) -> usize {
+        IN_FLIGHT_BYTES.saturating_sub(self.bytes.saturating_sub(self.silent.bytes))
+    }
+
+    /// Whether the flow leaves rows out that nobody has sent: they may lie anywhere below the floor.
+    pub(super) fn leaves_out(&self) -> bool {
+        !self.blocked.is_empty() || !self.silent.is_empty()
+    }
+
+    /// What it leaves out.
+    pub(super) fn beside(&self) -> Beside<'_> {
+        let mut beside = self.blocked.beside();
+        beside.topics.extend(self.silent.topics());
+        beside
     }
 
     /// Sends a row in the flow.
@@ -246,6 +272,7 @@ impl<'a> Flight<'a> {
         let age = jiff::Timestamp::now().as_millisecond() - sent.row.timestamp;
         metrics.relay_seconds.observe(age.max(0) as f64 / 1000.0);
         self.acknowledged.push(sent.row.id);
+        self.silent.heard(&sent.row.topic);
         match sent.alone {
             false => self.sender.acknowledged(&sent.row, partition),
             true => {
@@ -274,6 +301,10 @@ impl<'a> Flight<'a> {
                 self.relay.board.note("relay", format!("the broker ends one producer after the other: {reason}"));
             }
         }
+        if !alone {
+            // Whatever was silent is tried anew.
+            self.silent = Silent::default();
+        }
         let gone = self.in_flight.extract_if(.., |_, sent| sent.alone == alone);
         for (_, sent) in gone {
             self.bytes -= sent.size;
@@ -295,8 +326,7 @@ impl<'a> Flight<'a> {
 
     async fn count(&mut self, outbox: &Outbox) -> Result<(), Unavailable> {
         if Instant::now() >= self.next_count {
-            // What is blocked may lie anywhere below the floor.
-            let floor = if self.blocked.is_empty() { self.floor.value() } else { 0 };
+            let floor = if self.leaves_out() { 0 } else { self.floor.value() };
             let below = self.in_flight.range(..=floor).count() as i64;
             self.relay.metrics.outbox_waiting.set(below + outbox.waiting_above(floor, self.slices).await?);
             self.show_silence();
@@ -305,8 +335,7 @@ impl<'a> Flight<'a> {
         Ok(())
     }
 
-    /// Says on the board which topic has been silent for long: its partition may have no leader, or too few replicas in sync. The client tries again
-    /// without end, and everything else waits behind that sooner or later.
+    /// Says on the board which topic has been silent for long.
     fn show_silence(&self) {
         let oldest = self.in_flight.values().min_by_key(|sent| sent.since);
         match oldest.filter(|sent| sent.since.elapsed() >= SILENCE) {
@@ -314,8 +343,8 @@ impl<'a> Flight<'a> {
             Some(sent) => {
                 let (topic, seconds) = (&sent.row.topic, sent.since.elapsed().as_secs());
                 let text = format!(
-                    "an event for topic `{topic}` has waited {seconds} s for the brokers' acknowledgement, and others behind it: has each of its \
-                     partitions a leader, and as many replicas in sync as `min.insync.replicas` asks for?"
+                    "an event for topic `{topic}` has waited {seconds} s for the brokers' acknowledgement, and the topic's others behind it: has each \
+                     of its partitions a leader, and as many replicas in sync as `min.insync.replicas` asks for?"
                 );
                 self.relay.board.note(SILENT, text);
             }

@@ -116,6 +116,19 @@ impl Lanes {
         }
     }
 
+    /// When the partition of a row has last acknowledged another; of a row without a key, when any partition of its topic has.
+    pub(super) fn heard(&self, murmur2: &Murmur2, row: &OutboxRow) -> Option<Instant> {
+        let lanes = self.topics.get(&row.topic)?;
+        let known = |lane: &Lane| match lane {
+            Lane::Known(last) => Some(*last),
+            Lane::Trying(_) => None,
+        };
+        match &row.key {
+            Some(key) => lanes.get(&murmur2.of(&row.topic, key)).and_then(known),
+            None => lanes.values().filter_map(known).max(),
+        }
+    }
+
     /// Another producer begins.
     pub(super) fn clear(&mut self) {
         self.topics.clear();

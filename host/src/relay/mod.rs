@@ -5,6 +5,7 @@
 //! - `flight`, `pages`: reads rows, sends them, forgets them
 //! - `sender`, `lanes`: the idempotent producers, and what their first rows in a partition must wait for
 //! - `blocked`, `probe`: keys and topics whose first row the broker refuses
+//! - `silent`: topics of which it says nothing
 //! - `floor`: from which number on to read
 //!
 //! **Order.** Rows are sent by number, which per key is the order of the commits. Nothing of a key is sent while an earlier row of it has
@@ -42,6 +43,7 @@ mod pages;
 mod probe;
 mod sender;
 mod share;
+mod silent;
 
 use crate::config::KafkaAccess;
 use crate::store::{Outbox, Pool, Unavailable};

@@ -1,6 +1,6 @@
 //! Reads rows page by page and sends them; while one page is sent, the next one is read.
 
-use super::flight::{Flight, IN_FLIGHT_BYTES, Sending};
+use super::flight::{Flight, Sending};
 use crate::store::{Outbox, OutboxRow, Page, Slices, Unavailable};
 use futures_util::future::{OptionFuture, join3};
 
@@ -59,9 +59,9 @@ impl Flight<'_> {
             None => self.read(outbox).await?,
         };
         self.clock.check()?;
-        let next = found.next().filter(|_| self.blocked.is_empty());
+        let next = found.next().filter(|_| !self.leaves_out());
         let (settled, slices) = (self.floor.settled(), self.slices);
-        let bytes = IN_FLIGHT_BYTES.saturating_sub(self.bytes + size(&found.rows)).min(BYTES);
+        let bytes = self.room().saturating_sub(size(&found.rows)).min(BYTES);
         let known = next.map_or_else(Vec::new, |after| self.known(after));
         let page =
             next.filter(|_| bytes > 0).map(|after| Page { after, known: &known, slices, rows: ROWS as i64, bytes: bytes as i64 });
@@ -88,7 +88,7 @@ impl Flight<'_> {
 
     /// Whether the page is what would be read now: everything that makes rows be sent again resets the floor.
     fn is_next(&self, ahead: &Ahead) -> bool {
-        ahead.after == self.floor.value() && ahead.slices == self.slices && self.blocked.is_empty()
+        ahead.after == self.floor.value() && ahead.slices == self.slices && !self.leaves_out()
     }
 
     /// Rows that are not to be read: they are on their way, or blocked.
@@ -100,12 +100,12 @@ impl Flight<'_> {
         // Nothing else leaves it out.
         self.forget(outbox).await?;
         let (after, settled) = (self.floor.value(), self.floor.settled());
-        let bytes = (IN_FLIGHT_BYTES - self.bytes).min(BYTES);
+        let bytes = self.room().min(BYTES);
         let known = self.known(after);
         let page = Page { after, known: &known, slices: self.slices, rows: ROWS as i64, bytes: bytes as i64 };
-        let rows = match self.blocked.is_empty() {
-            true => outbox.fetch(&page).await?,
-            false => outbox.fetch_beside(&page, &self.blocked.beside()).await?,
+        let rows = match self.leaves_out() {
+            false => outbox.fetch(&page).await?,
+            true => outbox.fetch_beside(&page, &self.beside()).await?,
         };
         Ok(Found::new(rows, bytes, settled))
     }

@@ -1,7 +1,9 @@
 //! The relay's producers: one for the flow, one for rows that go alone.
 
 use super::Relay;
+use super::flight::Sent;
 use super::lanes::{Lanes, Murmur2};
+use super::silent::Silent;
 use crate::kafka::KafkaContext;
 use crate::store::OutboxRow;
 use rdkafka::client::ClientContext;
@@ -219,6 +221,11 @@ impl Sender {
     /// The flow has got the row into the partition.
     pub(super) fn acknowledged(&mut self, row: &OutboxRow, partition: i32) {
         self.lanes.acknowledged(row, partition);
+    }
+
+    /// Looks which topics are silent, see [`Silent::look`].
+    pub(super) fn look_for_silence<'a>(&self, silent: &mut Silent, in_flight: impl Iterator<Item = &'a Sent> + Clone) -> bool {
+        silent.look(in_flight, &self.lanes, &self.murmur2)
     }
 
     /// Hands a row to the flow, or alone.

@@ -59,6 +59,37 @@ async fn c11_a_topic_that_acknowledges_nothing_is_named_after_a_while() {
     world.until_outbox_is_empty().await;
 }
 
+/// One partition of three has lost its only node: with the first rows of a producer's life, and with more of them than may be on their way at once.
+#[tokio::test]
+async fn c11_a_topic_that_acknowledges_nothing_holds_up_no_other() {
+    let broker = Broker::dedicated(Kind::Apache).await;
+    let second = broker.second().await;
+    let mut world = World::probe_on(broker).await;
+    let (address, silent, other) = (world.broker.address(), world.topic("out"), world.topic("missing"));
+    records::create_topic_on(&address, &silent, &[1, 2, 1]).await;
+    records::create_topic_on(&address, &other, &[1, 1, 1]).await;
+    world.prepared().await;
+    second.stop().await;
+    let rows = "INSERT INTO tidemill.outbox (bucket, topic, key, value)
+        SELECT tidemill.key_bucket($1, k), $1, k, convert_to(format('{\"id\": \"%s\"}', n), 'UTF8')
+        FROM generate_series(1, $2::int) n, LATERAL (SELECT convert_to('key-' || n % 100, 'UTF8') AS k) x ORDER BY n";
+    world.sql().await.execute(rows, &[&silent, &12_000]).await.unwrap();
+    world.start().await;
+    world.until_logged("the brokers acknowledge nothing of a partition").await;
+    world.sql().await.execute(rows, &[&silent, &12_000]).await.unwrap();
+    world.sql().await.execute(rows, &[&other, &300]).await.unwrap();
+    publish(&world, &other, "k", "last").await;
+    until_there(&world, &other, 301).await;
+    assert!(world.count("SELECT count(*) FROM tidemill.outbox").await > 4_000, "a partition has no leader");
+    second.start().await;
+    world.until_outbox_is_empty().await;
+    let there = until_there(&world, &silent, 12_000).await;
+    for (key, ids) in there {
+        let numbers: Vec<u32> = ids.iter().map(|id| id.parse().unwrap()).collect();
+        assert!(numbers.is_sorted() && numbers.len() == 120, "{key}: {numbers:?}");
+    }
+}
+
 async fn c11_a_topic_of_small_records_gets_batches_that_it_takes(kind: Kind) {
     let world = World::probe(kind).await;
     let topic = world.topic("out");

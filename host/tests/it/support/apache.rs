@@ -48,6 +48,23 @@ pub fn format(folder: &Path, port: u16, others: &Listeners, scram: &[String]) {
         folder.join("data").display(),
         others.settings
     );
+    make(folder, &settings, scram);
+}
+
+/// The same for a second node of the cluster of another folder, a broker alone.
+pub fn format_second(folder: &Path, port: u16, first: &Path) {
+    let own = |line: &str| match line.split_once('=').map_or("", |(name, _)| name) {
+        "process.roles" => "process.roles=broker".to_owned(),
+        "node.id" => "node.id=2".to_owned(),
+        name @ ("listeners" | "advertised.listeners") => format!("{name}=PLAINTEXT://127.0.0.1:{port}"),
+        "log.dirs" => format!("log.dirs={}", folder.join("data").display()),
+        _ => line.to_owned(),
+    };
+    let settings: Vec<String> = std::fs::read_to_string(settings_file(first)).unwrap().lines().map(own).collect();
+    make(folder, &settings.join("\n"), &[]);
+}
+
+fn make(folder: &Path, settings: &str, scram: &[String]) {
     std::fs::write(settings_file(folder), settings).unwrap();
     let mut tool = Command::new("java");
     tool.args(["-Xmx128m", "-cp"]).arg(class_path()).args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]);

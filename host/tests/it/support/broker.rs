@@ -82,6 +82,15 @@ impl Broker {
         broker
     }
 
+    /// Apache Kafka's second node, beside this one: its number is 2.
+    pub async fn second(&self) -> Self {
+        let (folder, port) = (process::folder("kafka"), process::free_port());
+        apache::format_second(&folder, port, &self.folder);
+        let broker = Self { kind: Kind::Apache, folder, port, running: Mutex::new(None), _turn: None };
+        broker.start().await;
+        broker
+    }
+
     /// `TIDEMILL_KAFKA_BROKERS`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)

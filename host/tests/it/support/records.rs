@@ -253,10 +253,19 @@ pub async fn partition_count(address: &str, topic: &str) -> usize {
 
 /// Creates a topic.
 pub async fn create_topic(address: &str, topic: &str, partitions: i32) {
+    create(address, NewTopic::new(topic, partitions, TopicReplication::Fixed(1))).await;
+}
+
+/// Creates a topic with its partitions on these nodes.
+pub async fn create_topic_on(address: &str, topic: &str, nodes: &[i32]) {
+    let partitions: Vec<&[i32]> = nodes.iter().map(std::slice::from_ref).collect();
+    create(address, NewTopic::new(topic, partitions.len() as i32, TopicReplication::Variable(&partitions))).await;
+}
+
+async fn create(address: &str, topic: NewTopic<'_>) {
     let admin: AdminClient<_> = config(address).create().unwrap();
-    let made =
-        admin.create_topics(&[NewTopic::new(topic, partitions, TopicReplication::Fixed(1))], &AdminOptions::new()).await.unwrap();
-    assert!(made.iter().all(Result::is_ok), "creating {topic}: {made:?}");
+    let made = admin.create_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
 }
 
 /// Deletes the records of a partition below an offset.
