@@ -53,8 +53,10 @@ pub(crate) struct Sizes {
     pub(crate) audit: Duration,
     pub(crate) events: u64,
     pub(crate) one_by_one: usize,
-    /// Events in the topic that audit reads, and how many of them are enough one by one.
+    /// Events in the topic that audit reads, in how many rounds (one takes seconds, and what else runs shows in it), and how many of them are
+    /// enough one by one.
     pub(crate) topic: u64,
+    pub(crate) topic_rounds: usize,
     pub(crate) singles: u64,
     /// Events in each topic of `poison`.
     pub(crate) poison: u64,
@@ -81,6 +83,7 @@ const FULL: Sizes = Sizes {
     events: 1_000_000,
     one_by_one: 1_000,
     topic: 300_000,
+    topic_rounds: 9,
     singles: 15_000,
     poison: 200_000,
     waiting: 1_000_000,
@@ -102,6 +105,7 @@ const QUICK: Sizes = Sizes {
     events: 50_000,
     one_by_one: 100,
     topic: 30_000,
+    topic_rounds: 1,
     singles: 2_000,
     poison: 10_000,
     waiting: 100_000,

@@ -64,12 +64,12 @@ pub(crate) async fn measure(sizes: &Sizes, report: &mut Report) -> anyhow::Resul
     arena.round(Who::Native, 0, sizes.topic).await?;
     arena.round(Who::Host, 0, sizes.topic).await?;
     let mut rounds: [Vec<Round>; 3] = Default::default();
-    for number in 1..=sizes.rounds {
+    for number in 1..=sizes.topic_rounds {
         // Neither always comes before the other.
         let order = if number % 2 == 1 { [0, 1, 2] } else { [1, 0, 2] };
         for index in order {
             let who = Who::ALL[index];
-            say(&format!("topic, round {number} of {}: {}", sizes.rounds, who.name()));
+            say(&format!("topic, round {number} of {}: {}", sizes.topic_rounds, who.name()));
             machine::warn_if_busy(report);
             let events = if who == Who::Single { sizes.singles } else { sizes.topic };
             rounds[index].push(arena.round(who, number, events).await?);
@@ -144,7 +144,7 @@ fn tables(rounds: &[Vec<Round>; 3], sizes: &Sizes, report: &mut Report) {
          medians; ratios by rounds, with the lowest and the highest. CPU is time of all cores for each event.\n",
         grouped(sizes.topic as f64),
         grouped(sizes.singles as f64),
-        sizes.rounds,
+        sizes.topic_rounds,
     ));
     let rows: Vec<Vec<String>> = Who::ALL.iter().zip(rounds).map(|(who, rounds)| row(*who, rounds)).collect();
     let head =
