@@ -171,12 +171,13 @@ impl<'a> Flight<'a> {
 
     pub(super) fn has_room(&self) -> bool {
         let rows = self.in_flight.len();
-        rows.saturating_sub(self.silent.rows) < IN_FLIGHT && rows < ALL.0 && self.bytes < ALL.1 && self.room() > 0
+        rows.saturating_sub(self.silent.rows) < IN_FLIGHT && rows < ALL.0 && self.room() > 0
     }
 
     /// How many more bytes may be on their way.
     pub(super) fn room(&self) -> usize {
-        IN_FLIGHT_BYTES.saturating_sub(self.bytes.saturating_sub(self.silent.bytes))
+        let flowing = self.bytes.saturating_sub(self.silent.bytes);
+        IN_FLIGHT_BYTES.saturating_sub(flowing).min(ALL.1.saturating_sub(self.bytes))
     }
 
     /// Whether the flow leaves rows out that nobody has sent: they may lie anywhere below the floor.
@@ -204,7 +205,7 @@ impl<'a> Flight<'a> {
                 return Ok(Sending::Done);
             }
             // It goes on when deliveries have made room.
-            Err(refusal) if refusal.full => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(refusal) if refusal.full => return Ok(Sending::Wait),
             Err(refusal) if refusal.collateral => self.restart(false, &refusal.reason)?,
             // Nothing of this row was sent: it goes alone from now on, and the rest of the page is read again without its key.
             Err(refusal) => self.failed(outbox, row, refusal, false).await?,
@@ -288,6 +289,10 @@ impl<'a> Flight<'a> {
             outbox.mark_stuck(row.id, &refusal.reason).await?;
         }
         self.blocked.refused(&row, &refusal, alone, &self.relay.board, &self.relay.metrics);
+        // Nothing of a topic that goes alone stays in the flow: it would be sent twice, and its lane would never learn what became of it.
+        if alone && refusal.whole_topic && self.in_flight.values().any(|sent| !sent.alone && sent.row.topic == row.topic) {
+            self.restart(false, &refusal.reason)?;
+        }
         self.restart(alone, &refusal.reason)
     }
 

@@ -4,7 +4,7 @@ use super::{Claim, Consumer, Due, ParkColumns, Parked, burial_locks};
 use crate::store::error::{Unavailable, describe};
 use crate::store::pool::Connection;
 use crate::store::presence::gone;
-use crate::store::{Identity, Pool, Record, Scope, bucket_of};
+use crate::store::{Identity, InboxDays, Pool, Record, Scope, bucket_of};
 use bytes::Bytes;
 use futures_util::future;
 use std::collections::HashSet;
@@ -344,7 +344,8 @@ fn due(row: &Row) -> Due {
             scope: Scope(row.get(2)),
             topic: topic.clone(),
             key: key.clone(),
-            anew: row.get::<_, bool>(20).then(|| identity.clone()),
+            // With today's date, whatever its record's: units of another day run alone in their scope, and all days are looked at for it.
+            anew: row.get::<_, bool>(20).then(|| Identity { bucket: InboxDays::today(), ..identity.clone() }),
         },
         group: row.get(5),
         record: Arc::new(Record {

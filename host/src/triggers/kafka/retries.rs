@@ -164,11 +164,7 @@ fn runs(runner: &Runner, handler: &Handler, stopped: &Stopped) -> bool {
     !handler.manifest.topics.is_empty() && !handler.manifest.topics.iter().any(|topic| open(&topic.group))
 }
 
-async fn one(runner: &Arc<Runner>, (term, handler): (Term, &Arc<Handler>), mut due: Due, cut: &Cut) {
-    if runner.trigger.days.expired(due.record.timestamp) {
-        // The inbox takes nothing of that day any more, and no generation will come to it.
-        due.claim.anew = None;
-    }
+async fn one(runner: &Arc<Runner>, (term, handler): (Term, &Arc<Handler>), due: Due, cut: &Cut) {
     let consumer = Consumer { scope: due.claim.scope, group: due.group.as_str().into(), handler: handler.name.clone() };
     runner.trigger.metrics.retry_lateness.observe(due.late.as_secs_f64());
     if due.deaths >= DEATHS {
