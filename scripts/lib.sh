@@ -14,8 +14,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
 first_number() { grep -oE '[0-9]+(\.[0-9]+)*' | head -n 1; }
 
-# cargo build for components that are shipped: each as one program with all that it is made from, which is smaller by a quarter, and faster. Not in the
-# profile, which is the host's as well.
+# cargo build for components that are shipped: each as one program with all that it is made from, which saves `audit` some 6 % of the host's CPU for an
+# event. (It is a quarter smaller by that, task-api a twelfth; the others are a tenth larger.) Not in the profile, which is the host's as well.
 build_components() {
   CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 cargo build --release --target wasm32-wasip2 "$@"
 }

@@ -53,7 +53,7 @@ scalar! {
     f64 => Value::Float, Value::FloatArray, |it| *it;
     String => Value::Text, Value::TextArray, |it| it.clone();
     Cow<'_, str> => Value::Text, Value::TextArray, |it| it.as_ref().to_owned();
-    Uuid => Value::Uuid, Value::UuidArray, |it| it.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned();
+    Uuid => Value::Uuid, Value::UuidArray, |it| it.to_string();
     Timestamp => Value::Timestamp, Value::TimestampArray, |it| it.as_micros();
     serde_json::Value => Value::Json, Value::JsonArray, |it| it.to_string();
 }
