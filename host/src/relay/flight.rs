@@ -17,9 +17,10 @@ use tokio::sync::{Notify, mpsc};
 /// Rows on their way to the broker at once.
 const IN_FLIGHT: usize = 10_000;
 /// Bytes on their way to the broker at once, up to the one row that reaches it.
-pub(super) const IN_FLIGHT_BYTES: usize = 64 << 20;
-/// The same for all, those of silent topics among them.
-const ALL: (usize, usize) = (4 * IN_FLIGHT, 2 * IN_FLIGHT_BYTES);
+const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// The same with those of silent topics.
+const ALL: usize = 4 * IN_FLIGHT;
+const ALL_BYTES: usize = 2 * IN_FLIGHT_BYTES;
 /// How long the relay sleeps when nobody rings: SQL adds rows as well.
 const POLL: Duration = Duration::from_millis(250);
 /// How often the waiting rows are counted.
@@ -60,7 +61,7 @@ pub(super) struct Flight<'a> {
     sender: Sender,
     deliveries: mpsc::UnboundedReceiver<Delivery>,
     pub(super) in_flight: BTreeMap<i64, Sent>,
-    pub(super) bytes: usize,
+    bytes: usize,
     pub(super) acknowledged: Vec<i64>,
     pub(super) blocked: Blocked,
     pub(super) silent: Silent,
@@ -113,7 +114,7 @@ impl<'a> Flight<'a> {
             if self.hand_over(outbox, desk).await? {
                 return Ok(());
             }
-            if self.sender.look_for_silence(&mut self.silent, self.in_flight.values()) {
+            if self.silent.look(self.in_flight.values(), |row| self.sender.heard(row)) {
                 self.floor.reset();
             }
             let more = self.turn_page(outbox).await?;
@@ -171,13 +172,13 @@ impl<'a> Flight<'a> {
 
     pub(super) fn has_room(&self) -> bool {
         let rows = self.in_flight.len();
-        rows.saturating_sub(self.silent.rows) < IN_FLIGHT && rows < ALL.0 && self.room() > 0
+        rows.saturating_sub(self.silent.rows) < IN_FLIGHT && rows < ALL && self.room() > 0
     }
 
     /// How many more bytes may be on their way.
     pub(super) fn room(&self) -> usize {
         let flowing = self.bytes.saturating_sub(self.silent.bytes);
-        IN_FLIGHT_BYTES.saturating_sub(flowing).min(ALL.1.saturating_sub(self.bytes))
+        IN_FLIGHT_BYTES.saturating_sub(flowing).min(ALL_BYTES.saturating_sub(self.bytes))
     }
 
     /// Whether the flow leaves rows out that nobody has sent: they may lie anywhere below the floor.

@@ -1,9 +1,7 @@
 //! The relay's producers: one for the flow, one for rows that go alone.
 
 use super::Relay;
-use super::flight::Sent;
 use super::lanes::{Lanes, Murmur2};
-use super::silent::Silent;
 use crate::kafka::KafkaContext;
 use crate::store::OutboxRow;
 use rdkafka::client::ClientContext;
@@ -14,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
@@ -96,15 +94,16 @@ struct Client {
 }
 
 impl Client {
-    fn new(producer: BaseProducer<Deliveries, Murmur2>) -> Self {
+    fn new(producer: BaseProducer<Deliveries, Murmur2>) -> KafkaResult<Self> {
         let (producer, stop) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
         let (heard, stopped) = (producer.clone(), stop.clone());
-        let listener = thread::spawn(move || {
+        let listener = thread::Builder::new().name("relay listener".to_owned()).spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 heard.poll(LISTEN);
             }
         });
-        Self { producer, stop, listener: Some(listener) }
+        let listener = listener.map_err(|error| KafkaError::ClientCreation(format!("no thread for it: {error}")))?;
+        Ok(Self { producer, stop, listener: Some(listener) })
     }
 }
 
@@ -223,9 +222,9 @@ impl Sender {
         self.lanes.acknowledged(row, partition);
     }
 
-    /// Looks which topics are silent, see [`Silent::look`].
-    pub(super) fn look_for_silence<'a>(&self, silent: &mut Silent, in_flight: impl Iterator<Item = &'a Sent> + Clone) -> bool {
-        silent.look(in_flight, &self.lanes, &self.murmur2)
+    /// When the partition of a row has last acknowledged another one of the flow.
+    pub(super) fn heard(&self, row: &OutboxRow) -> Option<Instant> {
+        self.lanes.heard(&self.murmur2, row)
     }
 
     /// Hands a row to the flow, or alone.
@@ -294,7 +293,7 @@ fn client(relay: &Relay, to: &UnboundedSender<Delivery>, murmur2: &Murmur2, kind
         Kind::Lone => config.set("batch.num.messages", "1"),
     };
     let deliveries = Deliveries { context, murmur2: murmur2.clone(), alone: kind == Kind::Lone, generation, to: to.clone() };
-    config.create_with_context(deliveries).map(|producer| Mortal(Some(Client::new(producer))))
+    config.create_with_context(deliveries).and_then(Client::new).map(|client| Mortal(Some(client)))
 }
 
 fn refusal(error: &KafkaError, topic: &str) -> Refusal {

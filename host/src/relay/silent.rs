@@ -5,7 +5,7 @@
 //! stays with its producer, and what is read of the topic later comes behind that.
 
 use super::flight::Sent;
-use super::lanes::{Lanes, Murmur2};
+use crate::store::OutboxRow;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -27,19 +27,18 @@ pub(super) struct Silent {
 
 impl Silent {
     /// Looks, now and then, which topics are silent. True if one is not any more: what was left out of it has to be read.
+    /// `heard`: when a row's partition has last acknowledged another.
     pub(super) fn look<'a>(
         &mut self,
         in_flight: impl Iterator<Item = &'a Sent> + Clone,
-        lanes: &Lanes,
-        murmur2: &Murmur2,
+        heard: impl Fn(&OutboxRow) -> Option<Instant>,
     ) -> bool {
         if self.last.is_some_and(|last| last.elapsed() < LOOK) {
             return false;
         }
         let mut topics = HashSet::new();
         for sent in in_flight.clone().filter(|sent| !sent.alone && sent.since.elapsed() >= PATIENCE) {
-            let heard = lanes.heard(murmur2, &sent.row);
-            if !topics.contains(&sent.row.topic) && heard.is_none_or(|heard| heard.elapsed() >= PATIENCE) {
+            if !topics.contains(&sent.row.topic) && heard(&sent.row).is_none_or(|heard| heard.elapsed() >= PATIENCE) {
                 topics.insert(sent.row.topic.clone());
             }
         }
