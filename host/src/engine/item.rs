@@ -53,17 +53,7 @@ pub struct Text(Bytes);
 impl Bytes {
     /// Bytes of a record: a copy only of what does not lie in its value.
     pub fn of(record: &Record, bytes: Cow<'_, [u8]>) -> Self {
-        let value = record.value.as_deref().unwrap_or_default();
-        match bytes {
-            Cow::Owned(bytes) => Self::Own(bytes.into()),
-            Cow::Borrowed(bytes) => match value.as_ptr_range().contains(&bytes.as_ptr()) {
-                true => {
-                    let begin = bytes.as_ptr().addr() - value.as_ptr().addr();
-                    Self::Part(begin..begin + bytes.len())
-                }
-                false => Self::Own(bytes.into()),
-            },
-        }
+        record.place(&bytes).map_or_else(|| Self::Own(bytes.into()), Self::Part)
     }
 
     /// How many bytes of its own it has.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use bytestring::ByteString;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A record as it was read. What waits or is given up is kept as this, untouched. Its texts and bytes may lie in memory that it shares with its
@@ -32,15 +33,18 @@ impl Record {
         std::str::from_utf8(found.1.as_deref()?).ok()
     }
 
+    /// Where in the value bytes lie, if they are a part of it.
+    pub fn place(&self, bytes: &[u8]) -> Option<Range<usize>> {
+        let value = self.value.as_deref()?;
+        let begin = bytes.as_ptr().addr().checked_sub(value.as_ptr().addr())?;
+        (begin < value.len()).then_some(begin..begin + bytes.len())
+    }
+
     /// Text that was found in this record, for longer than the record is borrowed: what lies in the value is not copied.
     pub fn share(&self, text: Cow<'_, str>) -> ByteString {
-        match (text, &self.value) {
-            (Cow::Borrowed(text), Some(value)) if value.as_ptr_range().contains(&text.as_ptr()) => {
-                // It was text when it was found.
-                ByteString::try_from(value.slice_ref(text.as_bytes())).unwrap_or_default()
-            }
-            (text, _) => text.into_owned().into(),
-        }
+        let Some((value, place)) = self.value.as_ref().zip(self.place(text.as_bytes())) else { return text.into_owned().into() };
+        // It was text when it was found.
+        ByteString::try_from(value.slice(place)).unwrap_or_default()
     }
 
     /// What it takes of memory, in bytes.

@@ -193,10 +193,11 @@ async fn c10_a_replay_that_comes_before_the_newer_generation_has_one_effect(kind
     world.until_handled(3).await;
     world.let_pass().await;
     assert!(world.take_host().sigterm().await.success());
-    // Stands for the seconds after a switch: the newer generation has the group, and has come to neither event yet.
+    // Stands for the seconds after a switch: the newer generation has the group, and has come to neither event yet. And for letters of another day than
+    // the scope's: a replay must not take the scope for itself by that.
     let sql = world.sql().await;
     sql.batch_execute(
-        "TRUNCATE probe.seen; UPDATE tidemill.scopes SET state = 'retired', ended_at = now(); \
+        "TRUNCATE probe.seen; UPDATE tidemill.dead_letters SET record_time = record_time - 5 * 86400000; UPDATE tidemill.scopes SET state = 'retired', ended_at = now(); \
          INSERT INTO tidemill.scopes (consumer_group, generation, handler) SELECT consumer_group, 2, handler FROM tidemill.scopes",
     )
     .await
@@ -208,6 +209,9 @@ async fn c10_a_replay_that_comes_before_the_newer_generation_has_one_effect(kind
     sql.batch_execute("UPDATE tidemill.scopes SET state = 'retired' WHERE generation = 2").await.unwrap();
     world.start().await;
     eventually("a replay has run", async || (world.seen("bad-1").await == 1).then_some(())).await;
+    let today =
+        "SELECT count(*) FROM tidemill.scopes WHERE generation = 2 AND day >= floor(extract(epoch FROM now()) / 86400) - 1";
+    assert_eq!(world.count(today).await, 1, "the scope's day has changed");
     sql.batch_execute("UPDATE tidemill.scopes SET state = 'current' WHERE generation = 2").await.unwrap();
     let read = "SELECT count(*) FROM tidemill.inbox WHERE scope = (SELECT scope FROM tidemill.scopes WHERE generation = 2)";
     world.until_count("the newer generation has read all", read, 5).await;

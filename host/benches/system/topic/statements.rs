@@ -2,7 +2,7 @@
 
 pub(super) use crate::twin::statements::{ASSUME, PATH};
 
-/// `store/inbox.rs`: the batch's days, before they are noted.
+/// `store/inbox.rs`: the batch's days, before they are noted. The host asks for the transaction's id with it, which this loop has no use for.
 pub(super) const ENTER: &str = "SELECT tidemill.enter_day($1, $2, $3)";
 
 /// `store/inbox.rs`: notes the identities.

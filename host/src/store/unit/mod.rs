@@ -192,20 +192,15 @@ impl Unit {
 
     async fn resume_inner(&mut self, claim: &Claim) -> Result<Resumed, StatementError> {
         let begin = self.context.begin();
-        let scope = claim.scope.0;
         let connection = lease(&mut self.lease, &self.pool).await?.connection();
         let (client, host) = (&connection.client, &connection.host);
         self.busy = true;
         // In the order of every unit: the inbox comes first.
         let note = async {
-            let Some(Identity { source, id, bucket }) = &claim.anew else { return Ok(true) };
-            let (buckets, sources, ids) = (vec![*bucket], vec![&**source], vec![&**id]);
-            let (entered, noted) = future::join(
-                client.query_one(&host.enter, &[&scope, bucket, bucket]),
-                client.query(&host.note, &[&scope, &buckets, &sources, &ids]),
-            )
-            .await;
-            entered.and(noted).map(|noted| !noted.is_empty())
+            match &claim.anew {
+                Some(identity) => host.note_one(client, claim.scope, identity).await,
+                None => Ok(true),
+            }
         };
         let (begun, noted, row, id) = future::join4(
             client.batch_execute(&begin),

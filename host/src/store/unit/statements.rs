@@ -4,7 +4,7 @@ use super::claim::ClaimedKey;
 use super::types::{Param, Rows, UnitContext, WaitingChanges};
 use crate::store::error::{StatementError, StatementErrorKind as Kind, describe};
 use crate::store::idempotency::{self, Answered};
-use crate::store::inbox;
+use crate::store::inbox::{self, Identity, Scope};
 use crate::store::jobs::{self, JobColumns};
 use crate::store::outbox::{self, Columns, Envelope};
 use crate::store::pool::Connection;
@@ -98,8 +98,8 @@ impl Opening {
 
 /// The host's own statements around a handler's, prepared when a connection is made.
 pub(in crate::store) struct HostStatements {
-    pub(in crate::store) enter: Statement,
-    pub(in crate::store) note: Statement,
+    pub(super) enter: Statement,
+    pub(super) note: Statement,
     pub(super) held: Statement,
     pub(super) claimed: Statement,
     pub(super) claim_lock: Statement,
@@ -169,6 +169,20 @@ impl HostStatements {
             job,
             moment,
         })
+    }
+
+    /// Notes one event as handled, in one trip; false if it was already.
+    pub(in crate::store) async fn note_one(
+        &self,
+        client: &tokio_postgres::Client,
+        scope: Scope,
+        Identity { source, id, bucket }: &Identity,
+    ) -> Result<bool, tokio_postgres::Error> {
+        let (buckets, sources, ids) = (vec![*bucket], vec![&**source], vec![&**id]);
+        let days: [&(dyn ToSql + Sync); 3] = [&scope.0, bucket, bucket];
+        let identity: [&(dyn ToSql + Sync); 4] = [&scope.0, &buckets, &sources, &ids];
+        let (entered, noted) = future::join(client.query_one(&self.enter, &days), client.query(&self.note, &identity)).await;
+        entered.and(noted).map(|noted| !noted.is_empty())
     }
 
     /// Sends the end of a unit in the one lock order: constraints, jobs, the answer under its key (which nobody else writes), key

@@ -119,10 +119,7 @@ impl Journal {
     /// inbox knows it already.
     pub async fn failed(&self, consumer: &Consumer, event: &Parked, attempt: &Attempt) -> Result<Outcome, Unavailable> {
         self.transaction(async |Connection { client, host, .. }| {
-            let Identity { source, id, bucket } = &event.identity;
-            let (buckets, sources, ids) = (vec![*bucket], vec![&**source], vec![&**id]);
-            client.query_one(&host.enter, &[&consumer.scope.0, bucket, bucket]).await?;
-            if client.query(&host.note, &[&consumer.scope.0, &buckets, &sources, &ids]).await?.is_empty() {
+            if !host.note_one(client, consumer.scope, &event.identity).await? {
                 return Ok(Outcome::Gone);
             }
             let locks = burial_locks(consumer.scope, &event.record.topic, event.record.key.as_deref());
