@@ -11,6 +11,7 @@ use crate::support::{Kind, World, eventually, on_both_brokers};
 on_both_brokers!(
     c07_records_deleted_before_they_were_read_pause_their_partition_alone,
     c07_a_log_cut_off_behind_a_running_consumer_pauses_with_the_number_missed,
+    c07_a_log_cut_off_behind_a_partition_that_stands_still_pauses_it_meanwhile,
     c07_an_offset_beyond_the_end_pauses_and_says_so,
     c07_a_group_that_starts_latest_skips_nothing_from_its_start_on,
     c07_a_partition_that_a_topic_gets_begins_with_its_first_record,
@@ -128,9 +129,19 @@ async fn c07_records_deleted_before_they_were_read_pause_their_partition_alone(k
 }
 
 async fn c07_a_log_cut_off_behind_a_running_consumer_pauses_with_the_number_missed(kind: Kind) {
+    cut_off(kind, false).await;
+}
+
+/// What librdkafka has in memory is thrown away after a while, and then it has nothing to say of the partition.
+async fn c07_a_log_cut_off_behind_a_partition_that_stands_still_pauses_it_meanwhile(kind: Kind) {
+    cut_off(kind, true).await;
+}
+
+/// `still`: nothing gets done until the partition is paused.
+async fn cut_off(kind: Kind, still: bool) {
     let world = World::probe(kind).await.started().await;
     let (address, topic) = (world.broker.address(), world.topic("in"));
-    // Nothing gets done while the probe's table is locked, so the partition fills up and is paused.
+    // Nothing gets done while the probe's table is locked, so the partition fills up.
     let lock = world.sql().await;
     lock.batch_execute("BEGIN; LOCK TABLE probe.seen").await.unwrap();
     let large = |n: i32| New {
@@ -141,6 +152,9 @@ async fn c07_a_log_cut_off_behind_a_running_consumer_pauses_with_the_number_miss
     let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'probe.seen'::regclass AND NOT granted";
     eventually("the probe is at work", async || (world.count(waits).await > 0).then_some(())).await;
     records::delete_before(&address, &topic, 0, 38).await;
+    if still {
+        world.until_paused_for(0, "records are missed").await;
+    }
     lock.batch_execute("COMMIT").await.unwrap();
     let shown = world.until_paused_for(0, "records are missed").await;
     let next = shown["offset"].as_i64().unwrap();

@@ -89,6 +89,15 @@ impl Held {
         lock(&self.state).partitions.get(&turn.partition).is_some_and(|partition| partition.turn == turn.turn)
     }
 
+    /// The partition is read from here on, by its new worker.
+    pub(super) fn open(&self, turn: &Turn, begin: i64, lane: Lane) {
+        self.stage(turn, Stage::Read(begin));
+        match lock(&self.state).partitions.get_mut(&turn.partition).filter(|partition| partition.turn == turn.turn) {
+            Some(partition) => partition.lane = Some(lane),
+            None => lane.queue.close(),
+        }
+    }
+
     /// The partition is read from here on.
     pub(super) fn read(&self, turn: &Turn, begin: i64) {
         self.stage(turn, Stage::Read(begin));
@@ -167,6 +176,16 @@ impl Held {
         Some((Turn { partition: of.clone(), turn }, lane))
     }
 
+    /// Whether records of the partition that nobody has taken yet may be in memory.
+    pub(super) fn is_full(&self, turn: &Turn) -> bool {
+        let state = lock(&self.state);
+        state
+            .partitions
+            .get(&turn.partition)
+            .and_then(|partition| partition.lane.as_ref())
+            .is_some_and(|lane| lane.queue.is_full())
+    }
+
     /// The partitions that are read, with the offset at which each was begun.
     pub(super) fn all_read(&self) -> Vec<(Turn, i64)> {
         let state = lock(&self.state);
@@ -175,14 +194,6 @@ impl Held {
             _ => None,
         });
         read.collect()
-    }
-
-    /// The queue for a record; none if its partition is not read (any more).
-    pub(super) fn queue(&self, of: &TopicPartition, open: impl FnOnce() -> Lane) -> Option<Arc<Queue>> {
-        let mut state = lock(&self.state);
-        let partition =
-            state.partitions.get_mut(of).filter(|partition| matches!(partition.stage, Stage::Read(_) | Stage::Gone(_)))?;
-        Some(partition.lane.get_or_insert_with(open).queue.clone())
     }
 
     /// The host stops: nothing more is handed out, but what is under way may store its offset.
@@ -201,7 +212,9 @@ impl Held {
         for name in names(partitions) {
             state.turns += 1;
             let partition = Partition { turn: state.turns, stage: Stage::New, lane: None };
-            state.partitions.insert(name, partition);
+            if let Some(lane) = state.partitions.insert(name, partition).and_then(|before| before.lane) {
+                lane.queue.close();
+            }
         }
         drop(state);
         self.assigned.notify_one();

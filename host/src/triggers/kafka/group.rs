@@ -2,32 +2,33 @@
 
 use super::assign::{GroupContext, Held, Lane, Turn, assigned};
 use super::places::{Gone, Place, Places, positions};
+use super::pump::Pump;
 use super::queue::Queue;
-use super::record::{Arrived, Memory};
 use super::runner::{Cut, Runner};
 use super::worker::Worker;
 use super::{CUT, Group, KafkaTrigger};
 use crate::kafka::KafkaContext;
 use crate::kafka::offsets::{TopicPartition, list};
-use crate::manifest::Payload;
 use crate::store::{Consumer as Consuming, Order, Scope, Scopes};
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::StreamExt;
 use rdkafka::TopicPartitionList;
+use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::Message;
 use rdkafka::topic_partition_list::Offset;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// How long the last offsets may take to be committed, and the group to be left.
 const PARTING: Duration = Duration::from_secs(4);
 /// Between two tries to ask a broker or a database that is away.
 const AGAIN: Duration = Duration::from_millis(500);
-/// So many records are taken in one go, if they are there.
-const BURST: usize = 500;
+/// How long to wait for a pump whose queue is closed.
+const SOON: Duration = Duration::from_millis(5);
 /// How often one and the same error is logged.
 const SAY: Duration = Duration::from_secs(10);
 /// How often paused partitions are put onto the board again.
@@ -47,7 +48,12 @@ pub(super) struct Reader {
     stop: watch::Receiver<bool>,
     /// Of its workers alone: it may end while all others go on.
     cut: Cut,
+    /// The workers and pumps of its partitions.
     workers: JoinSet<()>,
+    /// The pump that was begun last of each partition.
+    pumps: HashMap<TopicPartition, AbortHandle>,
+    /// What librdkafka says of single partitions instead of a record.
+    errors: (mpsc::Sender<KafkaError>, mpsc::Receiver<KafkaError>),
     errands: JoinSet<Errand>,
     looking: bool,
     checking: bool,
@@ -67,22 +73,12 @@ enum Errand {
     Nothing,
 }
 
-/// Records of one partition that came one behind the other.
-#[derive(Default)]
-struct Run {
-    queue: Option<Arc<Queue>>,
-    payload: Payload,
-    memory: Memory,
-    records: Vec<Arrived>,
-}
+/// Whatever ends a reader, a panic as well: what its partitions hold of the consumer is let go, or the group would wait for it.
+struct Finish(Arc<Held>);
 
-impl Run {
-    fn hand_over(&mut self) {
-        if let Some(queue) = &self.queue
-            && !self.records.is_empty()
-        {
-            queue.push(std::mem::take(&mut self.records), std::mem::take(&mut self.memory));
-        }
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finish();
     }
 }
 
@@ -95,27 +91,46 @@ impl Reader {
         let client = Arc::new(subscribe(trigger, &group, &held)?);
         let scopes = Scopes::new(trigger.engine.pool().clone());
         let places = Places { client: client.clone(), scopes, scope, group: group.clone(), held: held.clone() };
-        let (workers, errands) = (JoinSet::new(), JoinSet::new());
-        let cut = Cut::new();
+        let (workers, pumps, errands) = (JoinSet::new(), HashMap::new(), JoinSet::new());
+        let (cut, errors) = (Cut::new(), mpsc::channel(1));
         let (looking, checking, said) = (false, false, None);
-        Ok(Self { runner, group, scope, client, held, places, stop, cut, workers, errands, looking, checking, said })
+        Ok(Self {
+            runner,
+            group,
+            scope,
+            client,
+            held,
+            places,
+            stop,
+            cut,
+            workers,
+            pumps,
+            errors,
+            errands,
+            looking,
+            checking,
+            said,
+        })
     }
 
     /// Reads until told to stop; what is under way then ends within `grace` or is rolled back.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, grace: Duration) {
         let (client, held, mut stop) = (self.client.clone(), self.held.clone(), self.stop.clone());
+        let _whatever = Finish(held.clone());
         let mut show = tokio::time::interval(SHOW);
         let mut look = tokio::time::interval(LOOK);
         let mut records = client.stream();
         while !*stop.borrow() {
             tokio::select! {
-                Some(read) = records.next() => if let Err(error) = self.burst(read, &mut records) {
-                    self.failed(&error);
+                Some(read) = records.next() => match read {
+                    Ok(message) => self.astray((message.topic().to_owned(), message.partition())),
+                    Err(error) => self.failed(&error),
                 },
+                Some(error) = self.errors.1.recv() => self.failed(&error),
                 () = held.assigned.notified() => self.begin(),
                 Some(done) = self.errands.join_next() => self.settle(done.unwrap_or(Errand::Nothing)),
                 Some(ended) = self.workers.join_next() => if let Err(error) = ended {
-                    // Its partition would stand still: the whole group begins anew.
+                    // Its partition would stand still, or stay unread: the whole group begins anew.
                     tracing::error!(group = &*self.group.id, %error, "the worker of a partition has failed");
                     break;
                 },
@@ -133,57 +148,23 @@ impl Reader {
         self.end(grace).await;
     }
 
-    /// Takes what is there: to look at everything else for each record would cost more than the record.
-    fn burst<'a>(
-        &mut self,
-        first: KafkaResult<BorrowedMessage<'a>>,
-        records: &mut (impl Stream<Item = KafkaResult<BorrowedMessage<'a>>> + Unpin),
-    ) -> KafkaResult<()> {
-        let mut run = Run::default();
-        let mut next = Some(first);
-        let mut left = BURST;
-        let ended = loop {
-            match next {
-                Some(Ok(message)) => self.received(&message, &mut run),
-                Some(Err(error)) => break Err(error),
-                None => break Ok(()),
-            }
-            left -= 1;
-            if left == 0 {
-                break Ok(());
-            }
-            next = records.next().now_or_never().flatten();
-        };
-        run.hand_over();
-        ended
-    }
-
-    fn received(&mut self, message: &BorrowedMessage<'_>, run: &mut Run) {
-        // The partition may have been taken away since the last record: its queue is closed then.
-        if run.queue.as_ref().is_none_or(|queue| !queue.is_of(message) || queue.is_closed()) {
-            run.hand_over();
-            let of: TopicPartition = (message.topic().to_owned(), message.partition());
-            let held = self.held.clone();
-            run.queue = held.queue(&of, || self.open(&of));
-            run.payload = self.runner.payload(message.topic());
-            run.memory = run.queue.as_ref().map(|queue| queue.memory()).unwrap_or_default();
-        }
-        if let Some(queue) = &run.queue {
-            run.records.push(Arrived::read(message, &queue.topic, run.payload, &mut run.memory));
-        }
-    }
-
-    fn open(&mut self, of: &TopicPartition) -> Lane {
+    /// Begins to hand over what librdkafka reads of a partition.
+    fn open(&mut self, of: &TopicPartition, source: StreamPartitionQueue<GroupContext>) -> Lane {
         let queue = Arc::new(Queue::new(self.client.clone(), of.0.as_str().into(), of.1));
         let Group { name, handler, .. } = &*self.group;
         let consuming = Consuming { scope: self.scope, group: name.clone(), handler: handler.clone() };
         let worker = Worker::new(self.runner.clone(), self.group.clone(), consuming, queue.clone(), self.cut.clone());
+        let pump = Pump { runner: self.runner.clone(), source, queue: queue.clone(), errors: self.errors.0.clone() };
+        self.pumps.insert(of.clone(), self.workers.spawn(pump.run()));
         let (end, ended) = oneshot::channel();
+        let lane = Lane { queue: queue.clone(), ended };
         self.workers.spawn(async move {
-            worker.run().await;
+            if queue.begun().await {
+                worker.run().await;
+            }
             drop(end);
         });
-        Lane { queue, ended }
+        lane
     }
 
     /// Asks where new partitions begin, for as long as they are ours.
@@ -193,11 +174,7 @@ impl Reader {
 
     /// Takes a partition away from its worker and lets it go on where an operator says.
     fn obey(&mut self, order: Order) {
-        let of: TopicPartition = (order.topic.clone(), order.partition);
-        let Some((turn, lane)) = self.held.turn(&of) else { return };
-        if let Err(error) = assigned(&*self.client, &[of]).and_then(|list| self.client.incremental_unassign(&list)) {
-            tracing::warn!(group = &*self.group.id, %error, "a partition cannot be taken back");
-        }
+        let Some((turn, lane)) = self.take_back((order.topic.clone(), order.partition)) else { return };
         let (places, stop) = (self.places.clone(), self.stop.clone());
         self.errands.spawn(async move {
             if let Some(lane) = lane {
@@ -218,6 +195,28 @@ impl Reader {
             }
             Errand::Nothing
         });
+    }
+
+    /// A record that has not come by its partition's own queue: librdkafka has made a new one. As if the partition were assigned anew.
+    fn astray(&mut self, of: TopicPartition) {
+        tracing::info!(group = &*self.group.id, topic = of.0, partition = of.1, "the client's queue of a partition was replaced");
+        let Some((turn, lane)) = self.take_back(of) else { return };
+        let (places, stop) = (self.places.clone(), self.stop.clone());
+        self.errands.spawn(async move {
+            if let Some(lane) = lane {
+                let _ = lane.ended.await;
+            }
+            begin(places, stop, vec![turn]).await
+        });
+    }
+
+    /// Takes a partition from librdkafka and from its worker, whose batch under way ends.
+    fn take_back(&self, of: TopicPartition) -> Option<(Turn, Option<Lane>)> {
+        let taken = self.held.turn(&of)?;
+        if let Err(error) = assigned(&*self.client, &[of]).and_then(|list| self.client.incremental_unassign(&list)) {
+            tracing::warn!(group = &*self.group.id, %error, "a partition cannot be taken back");
+        }
+        Some(taken)
     }
 
     fn settle(&mut self, errand: Errand) {
@@ -253,20 +252,32 @@ impl Reader {
 
     /// Gives a partition to librdkafka; if it is not taken, once more after a while.
     fn read(&mut self, turn: &Turn, offset: i64) {
-        let begun = list(std::slice::from_ref(&turn.partition), |_| Offset::Offset(offset)).and_then(|list| {
-            // librdkafka keeps an application's pause over a revoke; what comes back begins unpaused.
-            let _ = self.client.resume(&list);
-            self.client.incremental_assign(&list)
-        });
+        let again = vec![(turn.clone(), Place::There(offset))];
+        if self.pumps.get(&turn.partition).is_some_and(|pump| !pump.is_finished()) {
+            // Its queue is closed. It has to let go of librdkafka's before another takes that.
+            self.errands.spawn(async move {
+                tokio::time::sleep(SOON).await;
+                Errand::Placed(again)
+            });
+            return;
+        }
+        // librdkafka keeps a pause over a revoke; what comes back begins unpaused.
+        let _ = list(std::slice::from_ref(&turn.partition), |_| Offset::Invalid).and_then(|list| self.client.resume(&list));
         let (topic, partition) = &turn.partition;
+        // The queue first: what is read before would come by the consumer's own.
+        let none = || KafkaError::Subscription("the client has no queue for it".to_owned());
+        let begun = self.client.split_partition_queue(topic, *partition).ok_or_else(none).and_then(|source| {
+            let list = list(std::slice::from_ref(&turn.partition), |_| Offset::Offset(offset))?;
+            self.client.incremental_assign(&list).map(|()| source)
+        });
         match begun {
-            Ok(()) => {
-                self.held.read(turn, offset);
+            Ok(source) => {
+                let lane = self.open(&turn.partition, source);
+                self.held.open(turn, offset, lane);
                 tracing::debug!(group = &*self.group.id, topic, partition, offset, "reading");
             }
             Err(error) => {
                 tracing::error!(group = &*self.group.id, topic, partition, %error, "the partition cannot be read; trying again");
-                let again = vec![(turn.clone(), Place::There(offset))];
                 self.errands.spawn(async move {
                     tokio::time::sleep(AGAIN).await;
                     Errand::Placed(again)
@@ -352,9 +363,9 @@ impl Reader {
 
     /// No more work; what is under way ends, its offsets are committed, and the group is left.
     async fn end(self, grace: Duration) {
-        let Self { group, client, held, places, cut, mut workers, mut errands, .. } = self;
+        let Self { group, client, held, places, cut, errors, mut workers, mut errands, .. } = self;
         held.finish();
-        drop(places);
+        drop((places, errors));
         let mut over = async || while workers.join_next().await.is_some() {};
         if tokio::time::timeout(grace, over()).await.is_err() {
             tracing::warn!(group = &*group.id, "batches under way did not end in time; they are rolled back and run again");
@@ -414,13 +425,15 @@ fn subscribe(trigger: &KafkaTrigger, group: &Group, held: &Arc<Held>) -> Result<
         .set("enable.auto.offset.store", "false")
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000")
-        // What librdkafka reads ahead of us: not much, since it throws it away when a partition is paused, and bounded by bytes. It looks again
-        // soon after it had enough: by default it would rest for a second, and the worker with it.
-        .set("queued.min.messages", "1000")
+        // What librdkafka reads ahead of us in each partition: not much, and bounded by bytes. It looks again soon after it had enough: by default it
+        // would rest for a second, and the worker with it.
+        .set("queued.min.messages", "100")
         .set("fetch.queue.backoff.ms", "10")
         .set("queued.max.messages.kbytes", "4096")
         .set("fetch.message.max.bytes", "1048576")
-        // One request at a time is on its way to a broker. One for idle partitions alone holds up a partition that goes on after a pause.
+        // A record that waits in librdkafka keeps the whole answer in memory that it came in, with those of other partitions.
+        .set("fetch.max.bytes", "3145728")
+        // One request at a time is on its way to a broker. One for idle partitions alone holds up a partition that has had enough for a while.
         .set("fetch.wait.max.ms", "100");
     let context = GroupContext { kafka, group: group.id.clone(), held: held.clone() };
     let consumer: StreamConsumer<GroupContext> = config.create_with_context(context)?;

@@ -2,7 +2,8 @@
 //!
 //! - `record`: a record, detached from librdkafka and decoded
 //! - `cloudevent`: record → CloudEvent, structured or binary
-//! - `queue`: what a partition has read and not yet handled, bounded by pausing it
+//! - `queue`: what a partition has read and not yet handled
+//! - `pump`: from librdkafka's queue of a partition into ours, as long as there is room
 //! - `worker`: batches of one partition, one at a time, into the handler
 //! - `solve`: from a batch that fails to the event at fault
 //! - `retries`: events that wait in the database, when their time has come
@@ -28,6 +29,7 @@ mod gate;
 mod generations;
 mod group;
 mod places;
+mod pump;
 mod queue;
 mod record;
 mod retries;

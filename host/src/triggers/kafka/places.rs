@@ -176,6 +176,10 @@ impl Places {
         self.ask(move |client| {
             let mut outside = Vec::new();
             for (turn, offset) in positions(client, &held)? {
+                // What its queue had no room for stands before the place that the next record comes from.
+                if held.is_full(&turn) {
+                    continue;
+                }
                 if let Place::Gone(gone) = Place::check(offset, offsets::watermarks(client, &turn.partition)?) {
                     outside.push((turn, gone));
                 }

@@ -1,31 +1,32 @@
-//! What a partition has read and not yet handled. Full, it pauses the partition (the consumer stays in its group); drained, it goes on.
+//! What a partition has read and not yet handled.
 
 use super::GroupContext;
-use super::record::{Arrived, Memory};
+use super::record::Arrived;
 use super::runner::Work;
 use crate::manifest::Payload;
 use crate::telemetry::lock;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::Offset;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-/// With so many bytes the partition is paused.
-const HIGH: usize = 8 << 20;
-/// With so many it goes on: there is work left for the time in which the client asks the broker again. Not more, since each pause costs about a
-/// mebibyte: what the client has read by then and not handed out is read again.
-const LOW: usize = 2 << 20;
+/// With so many bytes there is no room for more: a batch of large events waits, or several of small ones.
+pub(super) const ROOM: usize = 4 << 20;
 
-/// The queue of one partition, between the consumer's receive loop and the partition's worker.
+/// The queue of one partition, between its pump and its worker.
 pub(super) struct Queue {
     consumer: Arc<StreamConsumer<GroupContext>>,
     pub(super) topic: Arc<str>,
     pub(super) partition: i32,
+    /// Held by the pump while it takes records, and by whoever closes.
+    taking: Mutex<()>,
     state: Mutex<State>,
+    /// Rung for the worker.
     arrived: Notify,
+    /// Rung for the pump.
+    drained: Notify,
 }
 
 #[derive(Default)]
@@ -33,7 +34,6 @@ struct State {
     /// With their sizes.
     records: VecDeque<(Arrived, usize)>,
     bytes: usize,
-    memory: Memory,
     paused: bool,
     closed: bool,
     /// Closed because the partition is another's now.
@@ -42,26 +42,90 @@ struct State {
 
 impl Queue {
     pub(super) fn new(consumer: Arc<StreamConsumer<GroupContext>>, topic: Arc<str>, partition: i32) -> Self {
-        Self { consumer, topic, partition, state: Mutex::default(), arrived: Notify::new() }
+        Self {
+            consumer,
+            topic,
+            partition,
+            taking: Mutex::default(),
+            state: Mutex::default(),
+            arrived: Notify::new(),
+            drained: Notify::new(),
+        }
     }
 
-    /// Where the next records that come are kept, until they are pushed.
-    pub(super) fn memory(&self) -> Memory {
-        std::mem::take(&mut lock(&self.state).memory)
-    }
-
-    pub(super) fn push(&self, records: Vec<Arrived>, memory: Memory) {
+    pub(super) fn push(&self, records: Vec<Arrived>) {
         let mut state = lock(&self.state);
-        state.memory = memory;
         for record in records {
             let size = record.size();
             state.bytes += size;
             state.records.push_back((record, size));
         }
-        if !state.paused && state.bytes >= HIGH {
-            state.paused = self.consumer.pause(&self.list()).is_ok();
-        }
         self.arrived.notify_one();
+    }
+
+    /// For the pump: waits until there is room; `false` when closed.
+    pub(super) async fn room(&self) -> bool {
+        loop {
+            let drained = self.drained.notified();
+            {
+                let state = lock(&self.state);
+                if state.closed || state.bytes < ROOM {
+                    return !state.closed;
+                }
+            }
+            drained.await;
+        }
+    }
+
+    /// For the pump, while it takes records: it is not closed as long as this is held.
+    pub(super) fn hold(&self) -> Option<MutexGuard<'_, ()>> {
+        let held = lock(&self.taking);
+        (!self.is_closed()).then_some(held)
+    }
+
+    /// For the pump: librdkafka throws away what it has read, and reads no more.
+    pub(super) fn pause(&self) {
+        let mut state = lock(&self.state);
+        state.paused = !state.closed && self.consumer.pause(&self.list()).is_ok();
+    }
+
+    /// For the pump: librdkafka reads on.
+    pub(super) fn resume(&self) {
+        let mut state = lock(&self.state);
+        if state.paused && !state.closed {
+            state.paused = self.consumer.resume(&self.list()).is_err();
+        }
+    }
+
+    /// Whether there is no room for records that librdkafka has in memory.
+    pub(super) fn is_full(&self) -> bool {
+        let state = lock(&self.state);
+        state.bytes >= ROOM && !state.paused
+    }
+
+    /// For the pump, while it waits for records: resolves when the queue is closed.
+    pub(super) async fn over(&self) {
+        loop {
+            let drained = self.drained.notified();
+            if self.is_closed() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// For the worker, before it begins: waits for the first record; `false` if the queue is closed before.
+    pub(super) async fn begun(&self) -> bool {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let state = lock(&self.state);
+                if state.closed || !state.records.is_empty() {
+                    return !state.closed;
+                }
+            }
+            arrived.await;
+        }
     }
 
     /// The partition is another's now: nothing more is handed out, and no offset is stored.
@@ -72,13 +136,11 @@ impl Queue {
 
     /// The host stops: nothing more is handed out, but what is under way may store its offset.
     pub(super) fn finish(&self) {
+        let taking = lock(&self.taking);
         lock(&self.state).closed = true;
+        drop(taking);
         self.arrived.notify_one();
-    }
-
-    /// Whether a record belongs here.
-    pub(super) fn is_of(&self, message: &BorrowedMessage<'_>) -> bool {
-        message.partition() == self.partition && message.topic() == &*self.topic
+        self.drained.notify_one();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -107,7 +169,7 @@ impl Queue {
         lock(&self.state).records.iter().filter_map(|(arrived, _)| arrived.seen(payload)).take(count).collect()
     }
 
-    /// Resolves when the queue is closed.
+    /// For the worker: resolves when the queue is closed.
     pub(super) async fn closed(&self) {
         loop {
             let arrived = self.arrived.notified();
@@ -129,10 +191,14 @@ impl Queue {
             taken.push(record);
         }
         state.bytes -= sum;
-        if state.paused && state.bytes <= LOW {
-            state.paused = self.consumer.resume(&self.list()).is_err();
-        }
+        self.drained.notify_one();
         taken
+    }
+
+    fn list(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, self.partition);
+        list
     }
 
     /// Notes that everything below `offset` is done. After a revoke the partition is another's: its offset is not ours to store.
@@ -148,10 +214,75 @@ impl Queue {
             tracing::debug!(topic = &*self.topic, partition = self.partition, %error, "an offset was not stored; its records are read again");
         }
     }
+}
 
-    fn list(&self) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&self.topic, self.partition);
-        list
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KafkaAccess;
+    use crate::kafka::KafkaContext;
+    use crate::store::Record;
+    use crate::telemetry::{Board, Metrics};
+    use crate::triggers::kafka::assign::Held;
+    use futures_util::FutureExt;
+
+    /// A queue whose client never finds a broker.
+    fn queue() -> Queue {
+        let (board, kafka) = (Arc::new(Board::default()), Arc::new(KafkaAccess::plaintext("127.0.0.1:1")));
+        let held = Arc::new(Held::new("g".into(), board.clone(), Arc::new(Metrics::default())));
+        let context = GroupContext { kafka: KafkaContext::new("consumers", board, kafka), group: "g".into(), held };
+        let mut config = context.kafka.client_config();
+        let consumer = config.set("group.id", "g").create_with_context(context).unwrap();
+        Queue::new(Arc::new(consumer), "t".into(), 0)
+    }
+
+    fn records(count: usize, size: usize) -> Vec<Arrived> {
+        let record = |offset| Record { offset, value: Some(vec![0; size].into()), ..Record::default() };
+        (0..).take(count).map(|offset| Arrived::of(record(offset), Payload::Raw)).collect()
+    }
+
+    #[tokio::test]
+    async fn c05_a_queue_has_no_more_room_than_for_a_few_batches_until_its_worker_has_taken_some() {
+        let queue = queue();
+        assert!(queue.begun().now_or_never().is_none());
+        queue.push(records(3, ROOM / 2));
+        assert_eq!(queue.begun().now_or_never(), Some(true));
+        let mut room = std::pin::pin!(queue.room());
+        assert_eq!(room.as_mut().now_or_never(), None);
+        let taken = queue.take(usize::MAX, ROOM).await.unwrap();
+        assert_eq!(taken.iter().map(|arrived| arrived.record.offset).collect::<Vec<_>>(), [0, 1]);
+        // Who waited has been woken, not only who asks anew.
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(5), room).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn c05_whoever_waits_for_a_queue_ends_when_it_is_closed() {
+        let (full, empty) = (queue(), queue());
+        full.push(records(2, ROOM));
+        let (full, empty) = (Arc::new(full), Arc::new(empty));
+        let waiting = [
+            tokio::spawn({
+                let full = full.clone();
+                async move { full.room().await }
+            }),
+            tokio::spawn({
+                let empty = empty.clone();
+                async move {
+                    empty.over().await;
+                    false
+                }
+            }),
+            tokio::spawn({
+                let empty = empty.clone();
+                async move { empty.begun().await }
+            }),
+        ];
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        full.close();
+        empty.finish();
+        for one in waiting {
+            assert!(!tokio::time::timeout(std::time::Duration::from_secs(5), one).await.unwrap().unwrap());
+        }
+        assert!(full.take(1, 1).await.is_none());
     }
 }

@@ -26,6 +26,13 @@ impl Arrived {
         Self { work: Work::decode(record.clone(), payload), record, payload }
     }
 
+    /// A record that no client has read.
+    #[cfg(test)]
+    pub(super) fn of(record: Record, payload: Payload) -> Self {
+        let record = Arc::new(record);
+        Self { work: Work::decode(record.clone(), payload), record, payload }
+    }
+
     /// The event in it, or why there is none. What its topic holds may have been changed by a deploy since it was read.
     pub(super) fn work(self, payload: Payload) -> Result<Work, String> {
         match self.payload == payload {
