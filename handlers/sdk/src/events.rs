@@ -16,12 +16,14 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Event {
     position: u32,
+    topic: &'static str,
+    partition: i32,
     inner: wit::Event,
 }
 
 impl Event {
-    pub(crate) fn new(position: u32, inner: wit::Event) -> Self {
-        Self { position, inner }
+    pub(crate) fn new((topic, partition): (&'static str, i32), position: u32, inner: wit::Event) -> Self {
+        Self { position, topic, partition, inner }
     }
 
     /// Its position in the batch.
@@ -61,12 +63,16 @@ impl Event {
 
     /// An extension attribute.
     pub fn extension(&self, name: &str) -> Option<&str> {
-        self.inner.extensions.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        match name {
+            "correlationid" => self.correlation_id(),
+            "traceparent" => self.inner.traceparent.as_deref(),
+            _ => self.inner.extensions.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()),
+        }
     }
 
     /// The id that follows a request through everything that it causes.
     pub fn correlation_id(&self) -> Option<&str> {
-        self.extension("correlationid")
+        self.inner.correlationid.as_deref()
     }
 
     /// The record's key.
@@ -76,12 +82,12 @@ impl Event {
 
     /// The topic that it was read from.
     pub fn topic(&self) -> &str {
-        &self.inner.topic
+        self.topic
     }
 
     /// Its partition.
     pub fn partition(&self) -> i32 {
-        self.inner.partition
+        self.partition
     }
 
     /// Its offset in the partition.
@@ -219,9 +225,10 @@ impl std::error::Error for Failure {}
 
 /// What [`event_handler!`](crate::event_handler) calls.
 #[doc(hidden)]
-pub fn run(events: Vec<wit::Event>, handle: fn(&[Event]) -> Result<(), Failure>) -> Result<(), wit::Failure> {
-    let events: Vec<Event> = (0..).zip(events).map(|(position, inner)| Event::new(position, inner)).collect();
-    // Never freed: the instance ends with this invocation, and to free some ten texts of each event would cost as much as reading them.
+pub fn run(batch: wit::Batch, handle: fn(&[Event]) -> Result<(), Failure>) -> Result<(), wit::Failure> {
+    // Nothing of it is ever freed: the instance ends with this invocation, and to free the texts of each event would cost as much as reading them.
+    let place = (&*batch.topic.leak(), batch.partition);
+    let events: Vec<Event> = (0..).zip(batch.events).map(|(position, inner)| Event::new(place, position, inner)).collect();
     let events = ManuallyDrop::new(events);
     handle(&events).map_err(|Failure { reject, message, events }| {
         log::debug("a batch failed", &[("error", &message)]);
@@ -250,6 +257,16 @@ mod tests {
         assert_eq!(failure.events(), Some(&[3][..]));
         assert!(failure.message().starts_with("data of t \"event-3\": "), "{failure}");
         assert!(testing::raw_event(0, "t", None).data::<Data>().is_err());
+    }
+
+    #[test]
+    fn an_extension_is_found_by_its_name_also_where_it_has_a_place_of_its_own() {
+        let mut event = testing::event(0, "t", &json!({}));
+        event.inner.traceparent = Some("00-a".to_owned());
+        event.inner.extensions.push(("tenant".to_owned(), "acme".to_owned()));
+        let found = ["correlationid", "traceparent", "tenant", "other"].map(|name| event.extension(name));
+        assert_eq!(found, [Some("correlation-1"), Some("00-a"), Some("acme"), None]);
+        assert_eq!(event.correlation_id(), Some("correlation-1"));
     }
 
     #[test]

@@ -98,9 +98,9 @@ macro_rules! event_handler {
             struct Component;
             impl $crate::bindings::events::exports::tidemill::events::events::Guest for Component {
                 fn handle(
-                    events: ::std::vec::Vec<$crate::bindings::events::exports::tidemill::events::events::Event>,
+                    batch: $crate::bindings::events::exports::tidemill::events::events::Batch,
                 ) -> ::std::result::Result<(), $crate::bindings::events::exports::tidemill::events::events::Failure> {
-                    $crate::events::run(events, $handle)
+                    $crate::events::run(batch, $handle)
                 }
             }
             #[cfg(not(target_arch = "wasm32"))]

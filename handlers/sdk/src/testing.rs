@@ -74,6 +74,7 @@ pub fn event(position: u32, event_type: &str, data: &impl Serialize) -> Event {
 /// The event at a position of a batch, with any bytes as its data.
 pub fn raw_event(position: u32, event_type: &str, data: Option<Vec<u8>>) -> Event {
     Event::new(
+        ("test", 0),
         position,
         events_wit::Event {
             id: format!("event-{position}"),
@@ -83,10 +84,10 @@ pub fn raw_event(position: u32, event_type: &str, data: Option<Vec<u8>>) -> Even
             subject: None,
             datacontenttype: Some("application/json".to_owned()),
             dataschema: None,
-            extensions: vec![("correlationid".to_owned(), "correlation-1".to_owned())],
+            correlationid: Some("correlation-1".to_owned()),
+            traceparent: None,
+            extensions: Vec::new(),
             data,
-            topic: "test".to_owned(),
-            partition: 0,
             offset: i64::from(position),
             key: Some(b"alice".to_vec()),
             timestamp: 1_770_715_800_001,

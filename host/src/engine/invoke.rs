@@ -351,7 +351,7 @@ async fn call(handler: &Handler, store: &mut Store<State>, work: Work<'_>) -> wa
         Work::Events(items) => {
             let guest = handler.events.as_ref().ok_or_else(|| missing("event"))?.load(&mut *store, &instance)?;
             let lender = Lender::of(&items);
-            guest.call_handle(&mut *store, &lender.events()).await.map(Returned::Events)
+            guest.call_handle(&mut *store, lender.batch(&lender.events())).await.map(Returned::Events)
         }
     }
 }

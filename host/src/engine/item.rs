@@ -1,7 +1,7 @@
 //! An event on its way to a guest. What its record has as it is stays there: an event is some ten texts, and each copy of them on the way would
 //! cost as much as reading them.
 
-use crate::bindings::events::Event;
+use crate::bindings::events::{self, Event};
 use crate::capabilities::publish::Cause;
 use crate::store::{Identity, Parked, Record};
 use std::borrow::Cow;
@@ -31,6 +31,10 @@ pub struct Content {
     pub datacontenttype: Option<Text>,
     /// CloudEvents `dataschema`.
     pub dataschema: Option<Text>,
+    /// The extension `correlationid`.
+    pub correlationid: Option<Text>,
+    /// The extension `traceparent`.
+    pub traceparent: Option<Text>,
     /// All other attributes.
     pub extensions: Vec<(Text, Text)>,
     /// The payload.
@@ -118,24 +122,24 @@ impl Item {
     /// What it takes of memory beside its record, in bytes.
     pub fn size(&self) -> usize {
         let text = |text: &Text| text.0.size();
-        let Content { type_, subject, datacontenttype, dataschema, extensions, data, .. } = &self.content;
-        let attributes = [subject, datacontenttype, dataschema].into_iter().flatten().chain([type_]).map(text).sum::<usize>();
+        let Content { type_, time: _, subject, datacontenttype, dataschema, correlationid, traceparent, extensions, data } =
+            &self.content;
+        let attributes = [subject, datacontenttype, dataschema, correlationid, traceparent].into_iter().flatten().chain([type_]);
         let each = |(name, value): &(Text, Text)| size_of::<(Text, Text)>() + text(name) + text(value);
         let Identity { source, id, .. } = &self.identity;
-        let all = attributes + extensions.iter().map(each).sum::<usize>() + source.len() + id.len();
+        let all = attributes.map(text).sum::<usize>() + extensions.iter().map(each).sum::<usize>() + source.len() + id.len();
         size_of::<Self>() + all + data.as_ref().map_or(0, Bytes::size)
     }
 
-    /// An extension attribute.
-    pub fn extension(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.content.extensions.iter().find(|(known, _)| known.within(&self.record) == name)?;
-        Some(value.within(&self.record))
+    /// What it goes on from.
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.content.correlationid.as_ref().map(|text| text.within(&self.record))
     }
 
     /// What its effects go on from.
     pub(super) fn cause(&self) -> Cause {
-        let extension = |name| self.extension(name).map(str::to_owned);
-        Cause { correlation_id: extension("correlationid"), traceparent: extension("traceparent") }
+        let traceparent = self.content.traceparent.as_ref().map(|text| text.within(&self.record).to_owned());
+        Cause { correlation_id: self.correlation_id().map(str::to_owned), traceparent }
     }
 
     /// Given all of its value, as text.
@@ -168,10 +172,10 @@ impl Item {
             subject: optional(&content.subject),
             datacontenttype: optional(&content.datacontenttype),
             dataschema: optional(&content.dataschema),
+            correlationid: optional(&content.correlationid),
+            traceparent: optional(&content.traceparent),
             extensions,
             data: content.data.as_ref().map(|data| data.within(record)),
-            topic: &record.topic,
-            partition: record.partition,
             offset: record.offset,
             key: record.key.as_deref(),
             timestamp: record.timestamp,
@@ -195,7 +199,14 @@ impl<'a> Lender<'a> {
         Self { items, values, extensions }
     }
 
-    /// The batch as the guest gets it.
+    /// The batch as the guest gets it: `events` of the partition that the first of them is from, as all of them are.
+    pub(super) fn batch<'b>(&'b self, events: &'b [Event<'b>]) -> events::Batch<'b> {
+        let record = self.items.first().map(|item| &item.record);
+        let (topic, partition) = record.map_or(("", 0), |record| (&*record.topic, record.partition));
+        events::Batch { topic, partition, events }
+    }
+
+    /// Its events.
     pub(super) fn events(&self) -> Vec<Event<'_>> {
         let mut extensions = self.extensions.as_slice();
         let event = |(item, whole): (&'a Arc<Item>, &&'a str)| {

@@ -29,15 +29,17 @@ pub(super) fn identity_of(record: &Record) -> Identity {
 
 /// Any bytes, as an event of the type `raw`. A trace is taken from the record's headers.
 fn raw(record: &Record) -> (Identity, Content) {
-    let carried = ["correlationid", "traceparent", "tracestate"];
     let text = |text| Text::of(record, Cow::Borrowed(text));
+    let carried = |name| record.header(name).map(text);
     let content = Content {
         type_: text("raw"),
         time: None,
         subject: None,
-        datacontenttype: record.header("content-type").map(text),
+        datacontenttype: carried("content-type"),
         dataschema: None,
-        extensions: carried.into_iter().filter_map(|name| Some((text(name), text(record.header(name)?)))).collect(),
+        correlationid: carried("correlationid"),
+        traceparent: carried("traceparent"),
+        extensions: carried("tracestate").map(|state| (text("tracestate"), state)).into_iter().collect(),
         data: record.value.as_deref().map(|value| Bytes::of(record, Cow::Borrowed(value))),
     };
     (identity_of(record), content)
@@ -115,6 +117,8 @@ struct Found<'a> {
     subject: Option<Said<'a>>,
     datacontenttype: Option<Said<'a>>,
     dataschema: Option<Said<'a>>,
+    correlationid: Option<Said<'a>>,
+    traceparent: Option<Said<'a>>,
     extensions: Vec<(Cow<'a, str>, Said<'a>)>,
 }
 
@@ -136,6 +140,8 @@ impl<'a> Found<'a> {
             "subject" => &mut self.subject,
             "datacontenttype" => &mut self.datacontenttype,
             "dataschema" => &mut self.dataschema,
+            "correlationid" => &mut self.correlationid,
+            "traceparent" => &mut self.traceparent,
             _ => return self.extensions.push((name, value)),
         };
         *place = Some(value);
@@ -251,6 +257,8 @@ fn event(record: &Record, found: Found<'_>) -> Result<(Identity, Content), Strin
         subject: optional("subject", found.subject)?.map(text),
         datacontenttype: optional("datacontenttype", found.datacontenttype)?.map(text),
         dataschema: optional("dataschema", found.dataschema)?.map(text),
+        correlationid: optional("correlationid", found.correlationid)?.map(text),
+        traceparent: optional("traceparent", found.traceparent)?.map(text),
         extensions: extensions(record, found)?,
         data: None,
     };
@@ -290,7 +298,7 @@ mod tests {
 
     #[test]
     fn c12_structured_and_binary_give_the_same_event() {
-        let json = r#"{"specversion":"1.0","id":"1","source":"shop","type":"placed","time":"1970-01-01T00:00:01Z","n":5,"data":{"a": 1}}"#;
+        let json = r#"{"specversion":"1.0","id":"1","source":"shop","type":"placed","time":"1970-01-01T00:00:01Z","correlationid":"c","n":5,"traceparent":"00-a","data":{"a": 1}}"#;
         let structured = read(record(&[("Content-Type", "application/cloudevents+json; charset=UTF-8")], Some(json))).unwrap();
         let headers = [
             ("ce_specversion", "1.0"),
@@ -298,7 +306,9 @@ mod tests {
             ("ce_source", "shop"),
             ("ce_type", "placed"),
             ("ce_time", "1970-01-01T00:00:01Z"),
+            ("ce_traceparent", "00-a"),
             ("ce_n", "5"),
+            ("ce_correlationid", "c"),
         ];
         let binary = read(record(&headers, Some("{\"a\": 1}"))).unwrap();
         let shown = |item: &Item| item.seen(|event| format!("{event:?}"));
@@ -306,6 +316,7 @@ mod tests {
         structured.seen(|event| {
             assert_eq!((event.id, event.source, event.type_), ("1", "shop", "placed"));
             assert_eq!((event.time, event.extensions), (Some(1_000_000), &[("n", "5")][..]));
+            assert_eq!((event.correlationid, event.traceparent), (Some("c"), Some("00-a")));
             assert_eq!(event.data, Some(&b"{\"a\": 1}"[..]));
         });
     }
@@ -343,7 +354,7 @@ mod tests {
         read(record(&[], Some(both))).unwrap().seen(|event| assert_eq!(event.data, Some(&[0, 255][..])));
         raw.seen(|event| {
             assert_eq!((event.id, event.source, event.type_), ("7", "//kafka/orders/0", "raw"));
-            assert_eq!((event.extensions, event.data), (&[("traceparent", "00-a")][..], Some(&[1][..])));
+            assert_eq!((event.traceparent, event.extensions, event.data), (Some("00-a"), &[][..], Some(&[1][..])));
         });
     }
 

@@ -109,7 +109,7 @@ impl Runner {
         (rehearse, cut): (bool, &Cut),
     ) -> Result<Done, Failure> {
         let items: Vec<_> = works.iter().map(|work| work.0.clone()).collect();
-        let correlation_id = items.iter().find_map(|item| item.extension("correlationid")).unwrap_or_default().to_owned();
+        let correlation_id = items.iter().find_map(|item| item.correlation_id()).unwrap_or_default().to_owned();
         let origin = Origin { correlation_id, rehearse, ..Origin::default() };
         let call = Call::Events(Batch { consumer: consumer.clone(), fence, items });
         // In a task of its own: neither a panic nor the end of the caller may cut a commit in two.

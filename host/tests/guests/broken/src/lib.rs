@@ -17,7 +17,7 @@ mod bindings {
     });
 }
 
-use bindings::exports::tidemill::events::events::{self, Event, Failure};
+use bindings::exports::tidemill::events::events::{self, Batch, Failure};
 use bindings::exports::tidemill::http::http::{self, Request, Response};
 
 struct Broken;
@@ -29,7 +29,7 @@ impl http::Guest for Broken {
 }
 
 impl events::Guest for Broken {
-    fn handle(_events: Vec<Event>) -> Result<(), Failure> {
+    fn handle(_batch: Batch) -> Result<(), Failure> {
         std::process::abort()
     }
 }

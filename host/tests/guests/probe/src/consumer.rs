@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use crate::bindings::exports::tidemill::events::events::{Event, Failure, FailureKind};
+use crate::bindings::exports::tidemill::events::events::{Batch, Event, Failure, FailureKind};
 use crate::bindings::tidemill::jobs::jobs;
 use crate::bindings::tidemill::publish::publish;
 use crate::bindings::tidemill::sql::sql::{self, Value};
 use crate::{actions, values};
 
 /// Handles a batch one by one; the first event that cannot be handled is named in the failure.
-pub(crate) fn handle(events: &[Event]) -> Result<(), Failure> {
-    for (position, event) in (0u32..).zip(events) {
-        one(position, event).map_err(|message| {
+pub(crate) fn handle(batch: &Batch) -> Result<(), Failure> {
+    for (position, event) in (0u32..).zip(&batch.events) {
+        one(batch, position, event).map_err(|message| {
             let kind = if event.type_ == "probe.reject" { FailureKind::Reject } else { FailureKind::Retry };
             let events = (event.type_ != "probe.vague").then(|| vec![position]);
             Failure { kind, message, events }
@@ -20,7 +20,7 @@ pub(crate) fn handle(events: &[Event]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn one(position: u32, event: &Event) -> Result<(), String> {
+fn one(batch: &Batch, position: u32, event: &Event) -> Result<(), String> {
     match event.type_.as_str() {
         "probe.fail" | "probe.reject" | "probe.vague" if !switched_on("let-pass")? => {
             return Err(format!("event {} fails as asked", event.id));
@@ -38,7 +38,7 @@ fn one(position: u32, event: &Event) -> Result<(), String> {
         "probe.trap" if !switched_on("let-pass")? => panic!("event {} traps as asked", event.id),
         "probe.pair" if !switched_on("let-pass")? => pair(event)?,
         "probe.slow" => std::thread::sleep(Duration::from_millis(300)),
-        "probe.republish" => republish(position, event)?,
+        "probe.republish" => republish(batch, position, event)?,
         "probe.lock" => lock(event)?,
         "probe.schedule" | "probe.schedule-without-cause" => schedule(position, event)?,
         "probe.sql" => statement(event)?,
@@ -47,7 +47,7 @@ fn one(position: u32, event: &Event) -> Result<(), String> {
         "probe.query" => query_in_between(event)?,
         _ => {}
     }
-    record(event)
+    record(batch, event)
 }
 
 fn switched_on(name: &str) -> Result<bool, String> {
@@ -97,9 +97,9 @@ fn lock(event: &Event) -> Result<(), String> {
 }
 
 /// Publishes a copy to the topic beside: `x.in` goes to `x.out`.
-fn republish(position: u32, event: &Event) -> Result<(), String> {
+fn republish(batch: &Batch, position: u32, event: &Event) -> Result<(), String> {
     let copy = publish::Event {
-        topic: event.topic.replace(".in", ".out"),
+        topic: batch.topic.replace(".in", ".out"),
         key: event.key.clone(),
         id: Some(format!("copy-of-{}", event.id)),
         source: "probe".into(),
@@ -129,14 +129,14 @@ fn json(data: &[u8]) -> String {
     }
 }
 
-fn record(event: &Event) -> Result<(), String> {
+fn record(batch: &Batch, event: &Event) -> Result<(), String> {
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let params = [
         Value::Text(event.id.clone()),
         Value::Text(event.source.clone()),
         Value::Text(event.type_.clone()),
-        Value::Text(event.topic.clone()),
-        Value::Integer(event.partition.into()),
+        Value::Text(batch.topic.clone()),
+        Value::Integer(batch.partition.into()),
         Value::Integer(event.offset),
         event.key.as_ref().map_or(Value::Null, |key| Value::Text(text(key))),
         event.data.as_ref().map_or(Value::Null, |data| Value::Json(json(data))),

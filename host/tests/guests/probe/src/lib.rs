@@ -32,7 +32,7 @@ mod consumer;
 mod jobs;
 mod values;
 
-use bindings::exports::tidemill::events::events::{self, Event, Failure};
+use bindings::exports::tidemill::events::events::{self, Batch, Failure};
 use bindings::exports::tidemill::http::http::{self, Request, Response};
 
 struct Probe;
@@ -44,8 +44,8 @@ impl http::Guest for Probe {
 }
 
 impl events::Guest for Probe {
-    fn handle(events: Vec<Event>) -> Result<(), Failure> {
-        consumer::handle(&events)
+    fn handle(batch: Batch) -> Result<(), Failure> {
+        consumer::handle(&batch)
     }
 }
 
