@@ -5,6 +5,23 @@
 //! component does not export, it is not asked for.
 #![allow(missing_docs, unreachable_pub, reason = "generated; the WIT texts document it")]
 
+/// SQL, as one of the interfaces that every handler may import. What a statement of a batch carries is borrowed from where it is.
+pub mod sql {
+    wit_bindgen::generate!({
+        inline: "
+            package tidemill:sdk@0.1.0;
+            world sql {
+                import tidemill:sql/sql@0.1.0;
+            }
+        ",
+        path: ["../../wit/sql"],
+        world: "tidemill:sdk/sql",
+        ownership: Borrowing { duplicate_if_necessary: true },
+        generate_all,
+        additional_derives: [PartialEq],
+    });
+}
+
 /// The interfaces that every handler may import.
 pub mod imports {
     wit_bindgen::generate!({
@@ -13,6 +30,9 @@ pub mod imports {
             "../../wit/handler",
         ],
         world: "tidemill:handler/imports",
+        with: {
+            "tidemill:sql/sql@0.1.0": crate::bindings::sql::tidemill::sql::sql,
+        },
         generate_all,
         additional_derives: [PartialEq],
     });
@@ -27,7 +47,7 @@ pub mod http {
         ],
         world: "tidemill:handler/http-handler",
         with: {
-            "tidemill:sql/sql@0.1.0": crate::bindings::imports::tidemill::sql::sql,
+            "tidemill:sql/sql@0.1.0": crate::bindings::sql::tidemill::sql::sql,
             "tidemill:publish/publish@0.1.0": crate::bindings::imports::tidemill::publish::publish,
             "tidemill:jobs/jobs@0.1.0": crate::bindings::imports::tidemill::jobs::jobs,
             "tidemill:log/log@0.1.0": crate::bindings::imports::tidemill::log::log,
@@ -47,7 +67,7 @@ pub mod events {
         ],
         world: "tidemill:handler/event-handler",
         with: {
-            "tidemill:sql/sql@0.1.0": crate::bindings::imports::tidemill::sql::sql,
+            "tidemill:sql/sql@0.1.0": crate::bindings::sql::tidemill::sql::sql,
             "tidemill:publish/publish@0.1.0": crate::bindings::imports::tidemill::publish::publish,
             "tidemill:jobs/jobs@0.1.0": crate::bindings::imports::tidemill::jobs::jobs,
             "tidemill:log/log@0.1.0": crate::bindings::imports::tidemill::log::log,

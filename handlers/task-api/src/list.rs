@@ -5,7 +5,7 @@ mod sort;
 
 use filter::Filter;
 use sort::{By, Place, Sort};
-use tidemill_sdk::{Problem, Request, Response, params, sql, sql::Value};
+use tidemill_sdk::{Problem, Request, Response, params, sql, sql::Param};
 
 use crate::cursor::Scope;
 use crate::page::{self, Page};
@@ -24,11 +24,17 @@ pub(crate) fn list(request: &Request) -> Result<Response, Problem> {
 }
 
 /// What selects the next rows after a place. Only conditions that were asked for are in it, so that PostgreSQL plans for just these.
-fn statement(user: &str, filter: &Filter, sort: Sort, after: Option<&Place>, limit: i64) -> (String, Vec<Value>) {
+fn statement<'a>(
+    user: &'a str,
+    filter: &'a Filter,
+    sort: Sort,
+    after: Option<&'a Place>,
+    limit: i64,
+) -> (String, Vec<Param<'a>>) {
     let mut conditions = Conditions::default();
     conditions.and("user_id = $ AND deleted_at IS NULL", params![user]);
     filter.add_to(&mut conditions);
-    let limit = conditions.param(Value::Integer(limit));
+    let limit = conditions.param(Param::Integer(limit));
     let all = conditions.text.clone();
     if let Some(place) = after {
         let (condition, params) = sort.beyond(place);
@@ -49,27 +55,27 @@ fn statement(user: &str, filter: &Filter, sort: Sort, after: Option<&Place>, lim
 
 /// Conditions of a statement, with their parameters.
 #[derive(Debug, Default)]
-struct Conditions {
+struct Conditions<'a> {
     text: String,
-    params: Vec<Value>,
+    params: Vec<Param<'a>>,
 }
 
-impl Conditions {
+impl<'a> Conditions<'a> {
     /// Adds a parameter and returns what stands for it.
-    fn param(&mut self, value: Value) -> String {
-        self.params.push(value);
+    fn param(&mut self, param: Param<'a>) -> String {
+        self.params.push(param);
         format!("${}", self.params.len())
     }
 
     /// Adds a condition in which each `$` stands for the next of the parameters.
-    fn and(&mut self, condition: &str, params: Vec<Value>) {
+    fn and(&mut self, condition: &str, params: Vec<Param<'a>>) {
         if !self.text.is_empty() {
             self.text.push_str(" AND ");
         }
         let mut params = params.into_iter();
         for (n, part) in condition.split('$').enumerate() {
             if n > 0 {
-                let number = self.param(params.next().unwrap_or(Value::Null));
+                let number = self.param(params.next().unwrap_or(Param::Null));
                 self.text.push_str(&number);
             }
             self.text.push_str(part);

@@ -13,24 +13,24 @@
 //! **A failed statement dooms the unit**: whatever the handler answers after an [`Error`], nothing is kept. Where a conflict is
 //! expected, use `ON CONFLICT`.
 
+mod param;
 mod row;
-mod value;
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use crate::bindings::imports::tidemill::sql::sql as host;
+use crate::bindings::sql::tidemill::sql::sql as host;
 
-pub use host::Value;
+pub use host::ValueResult as Value;
+pub use param::{ArrayElement, Json, Param, RawJson, ToParam};
 pub use row::from_row;
-pub use value::{ArrayElement, Json, RawJson, ToValue};
 
-/// The parameters of a statement: anything that is [`ToValue`](crate::sql::ToValue).
+/// The parameters of a statement: anything to which a reference is [`ToParam`](crate::sql::ToParam). They borrow from what they are made of.
 #[macro_export]
 macro_rules! params {
     ($($value:expr),* $(,)?) => {
-        ::std::vec![$($crate::sql::ToValue::to_value(&$value)),*]
+        ::std::vec![$($crate::sql::ToParam::to_param(&$value)),*]
     };
 }
 
@@ -69,26 +69,26 @@ pub struct Error {
 }
 
 /// Runs one statement and returns its rows.
-pub fn query<T: DeserializeOwned>(statement: &str, params: Vec<Value>) -> Result<Vec<T>, Error> {
-    let host::RowSet { columns, rows } = host::query(statement, &params)?;
+pub fn query<T: DeserializeOwned>(statement: &str, params: Vec<Param<'_>>) -> Result<Vec<T>, Error> {
+    let host::RowSet { columns, rows } = param::lend(&params, |params| host::query(statement, params))?;
     rows.into_iter().map(|row| from_row(&columns, row)).collect()
 }
 
 /// Runs one statement and returns its row, if it has one. More than one is an error.
-pub fn query_optional<T: DeserializeOwned>(statement: &str, params: Vec<Value>) -> Result<Option<T>, Error> {
+pub fn query_optional<T: DeserializeOwned>(statement: &str, params: Vec<Param<'_>>) -> Result<Option<T>, Error> {
     let mut rows = query(statement, params)?;
     let row = rows.pop();
     if rows.is_empty() { Ok(row) } else { Err(Error::rows(format!("at most one row was expected, not {}", rows.len() + 1))) }
 }
 
 /// Runs one statement and returns its one row.
-pub fn query_one<T: DeserializeOwned>(statement: &str, params: Vec<Value>) -> Result<T, Error> {
+pub fn query_one<T: DeserializeOwned>(statement: &str, params: Vec<Param<'_>>) -> Result<T, Error> {
     query_optional(statement, params)?.ok_or_else(|| Error::rows("one row was expected, not none"))
 }
 
 /// Runs one statement and returns how many rows it inserted, changed, deleted or selected.
-pub fn execute(statement: &str, params: Vec<Value>) -> Result<u64, Error> {
-    Ok(host::execute(statement, &params)?)
+pub fn execute(statement: &str, params: Vec<Param<'_>>) -> Result<u64, Error> {
+    Ok(param::lend(&params, |params| host::execute(statement, params))?)
 }
 
 impl Error {

@@ -45,7 +45,7 @@ impl Filter {
     }
 
     /// Adds itself to a statement's conditions.
-    pub(super) fn add_to(&self, conditions: &mut Conditions) {
+    pub(super) fn add_to<'a>(&'a self, conditions: &mut Conditions<'a>) {
         match self.completed {
             Some(true) => conditions.and("completed_at IS NOT NULL", params![]),
             Some(false) => conditions.and("completed_at IS NULL", params![]),

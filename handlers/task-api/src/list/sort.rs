@@ -1,7 +1,7 @@
 //! The order of a list, and the place of a task in it.
 
 use serde_json::json;
-use tidemill_sdk::{Timestamp, Uuid, params, sql::Value};
+use tidemill_sdk::{Timestamp, Uuid, params, sql::Param};
 use todo::PRIORITIES;
 
 use crate::task::TaskRow;
@@ -27,7 +27,7 @@ pub(super) struct Sort {
 #[derive(Debug, PartialEq)]
 pub(super) struct Place {
     /// What the task is sorted by; null where it is without a due date.
-    key: Value,
+    key: Param<'static>,
     id: Uuid,
 }
 
@@ -61,10 +61,10 @@ impl Sort {
     }
 
     /// The condition that a task comes after a place, and its parameters.
-    pub(super) fn beyond(self, place: &Place) -> (String, Vec<Value>) {
+    pub(super) fn beyond(self, place: &Place) -> (String, Vec<Param<'_>>) {
         let (column, sign) = (self.by.column(), if self.descending { '<' } else { '>' });
         match place.key {
-            Value::Null => (format!("{column} IS NULL AND id {sign} $::uuid"), params![place.id]),
+            Param::Null => (format!("{column} IS NULL AND id {sign} $::uuid"), params![place.id]),
             _ => (format!("({column}, id) {sign} ({}, $::uuid)", self.by.parameter()), params![place.key, place.id]),
         }
     }
@@ -87,12 +87,12 @@ impl Sort {
         let key = match self.by {
             By::CreatedAt | By::UpdatedAt => {
                 let time = Timestamp::from_micros(key.as_i64()?);
-                Value::Timestamp(time.is_storable().then(|| time.as_micros())?)
+                Param::Timestamp(time.is_storable().then(|| time.as_micros())?)
             }
-            By::DueDate if key.is_null() => Value::Null,
-            By::DueDate => Value::Text(key.as_str().filter(|date| todo::date(date).is_some())?.to_owned()),
-            By::Priority => Value::Integer(key.as_i64().filter(|rank| (0..3).contains(rank))?),
-            By::Title => Value::Text(key.as_str().filter(|title| !title.contains('\0'))?.to_owned()),
+            By::DueDate if key.is_null() => Param::Null,
+            By::DueDate => Param::Text(key.as_str().filter(|date| todo::date(date).is_some())?.to_owned().into()),
+            By::Priority => Param::Integer(key.as_i64().filter(|rank| (0..3).contains(rank))?),
+            By::Title => Param::Text(key.as_str().filter(|title| !title.contains('\0'))?.to_owned().into()),
         };
         Some(Place { key, id })
     }
@@ -124,6 +124,6 @@ impl By {
 impl Place {
     /// Whether it is among the tasks without a due date.
     pub(super) fn is_undated(&self) -> bool {
-        self.key == Value::Null
+        self.key == Param::Null
     }
 }

@@ -14,10 +14,11 @@ fn read(query: &str) -> Result<(Sort, Filter), Vec<String>> {
 }
 
 /// The statement of a query's first page, or of the one after a place.
-fn sql_of(query: &str, place: Option<&str>) -> (String, Vec<Value>) {
+fn sql_of(query: &str, place: Option<&str>) -> (String, Vec<Param<'static>>) {
     let (sort, filter) = read(query).unwrap();
     let place = place.map(|text| sort.read_place(text).unwrap());
-    let (text, params) = statement("alice", &filter, sort, place.as_ref(), 51);
+    let (filter, place) = Box::leak(Box::new((filter, place)));
+    let (text, params) = statement("alice", filter, sort, place.as_ref(), 51);
     (text.replace(columns!(), "*"), params)
 }
 
