@@ -94,6 +94,7 @@ impl From<tokio_postgres::Error> for StatementError {
 fn from_server(db: &DbError) -> StatementError {
     let code = db.code();
     let class = code.code().get(..2).unwrap_or_default();
+    let misfit = misfit(db);
     let kind = match code {
         // statement_timeout; the host cancels only after it has given the unit up.
         c if *c == SqlState::QUERY_CANCELED => StatementErrorKind::Limit,
@@ -106,14 +107,24 @@ fn from_server(db: &DbError) -> StatementError {
         // 40: deadlock, serialization; 08, 53, 57, 58: connection, resources, operator, system.
         _ if matches!(class, "40" | "08" | "53" | "57" | "58") => StatementErrorKind::Unavailable,
         _ if class == "23" => StatementErrorKind::Constraint,
+        _ if misfit.is_some() => StatementErrorKind::Parameter,
         _ => StatementErrorKind::Statement,
     };
-    let message = match (kind, db.detail()) {
+    let message = match (kind, misfit) {
         (StatementErrorKind::Limit, _) => "the statement ran longer than the limit `sql_time`".to_owned(),
+        (StatementErrorKind::Parameter, Some(number)) => format!("parameter {number} does not fit: {}", db.message()),
         // The detail of a constraint violation quotes the row's values: those belong to the caller's data, not to logs.
         (_, _) => db.message().to_owned(),
     };
     StatementError { kind, message, sqlstate: Some(code.code().to_owned()), constraint: db.constraint().map(str::to_owned) }
+}
+
+/// The parameter, as `$n`, that the server could not read: the last line of the context says so in whatever language, and nothing else there ends so.
+fn misfit(db: &DbError) -> Option<&str> {
+    let line = db.where_()?.lines().last()?;
+    let number = line.get(line.rfind('$')?..)?;
+    let digits = number.strip_prefix('$')?;
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then_some(number)
 }
 
 /// Why a unit did not commit, or may not have.

@@ -181,3 +181,28 @@ async fn c01_a_cut_commit_of_a_batch_has_its_effect_once() {
     }
     assert_eq!(world.proxy().hits(), 2);
 }
+
+/// Of some the host knows it, of others the server.
+#[tokio::test]
+async fn c01_a_parameter_that_does_not_fit_is_named_and_nothing_is_kept() {
+    let world = World::with_probe().await;
+    let insert = |note: &str| format!("INSERT INTO rows (id, note) VALUES ($1, {note}) RETURNING id");
+    for (statement, params, why) in [
+        (insert("$2::uuid::text"), json!(["a", "no uuid"]), "parameter $2 is of type uuid"),
+        (insert("$2::jsonb::text"), json!(["a", "{no"]), "parameter $2 does not fit: invalid input syntax for type json"),
+        (
+            insert("$2::jsonb[]::text"),
+            json!(["a", ["{}", "{no $3"]]),
+            "parameter $2 does not fit: invalid input syntax for type json",
+        ),
+        (insert("$2::jsonb::text"), json!(["a", "\"\\u0000\""]), "parameter $2 does not fit: unsupported Unicode escape"),
+    ] {
+        let answer = world.steps("sql", json!({ "sql": statement, "params": params })).await;
+        assert_eq!((answer.status, &answer.body["kind"]), (409, &json!("Parameter")), "{statement}: {answer:?}");
+        assert!(answer.body["message"].as_str().unwrap().starts_with(why), "{statement}: {answer:?}");
+    }
+    // What fails later is the statement's.
+    let answer = world.steps("sql", json!({ "sql": insert("(1 / $2::int)::text"), "params": ["a", 0] })).await;
+    assert_eq!(answer.body["kind"], "Statement", "{answer:?}");
+    assert_eq!(world.count("SELECT count(*) FROM probe.rows").await, 0);
+}
