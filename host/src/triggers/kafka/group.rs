@@ -430,7 +430,7 @@ fn subscribe(trigger: &KafkaTrigger, group: &Group, held: &Arc<Held>) -> Result<
         .set("queued.min.messages", "100")
         .set("fetch.queue.backoff.ms", "10")
         .set("queued.max.messages.kbytes", "4096")
-        .set("fetch.message.max.bytes", "1048576")
+        .set("fetch.message.max.bytes", "3145728")
         // A record that waits in librdkafka keeps the whole answer in memory that it came in, with those of other partitions.
         .set("fetch.max.bytes", "3145728")
         // One request at a time is on its way to a broker. One for idle partitions alone holds up a partition that has had enough for a while.
