@@ -7,7 +7,7 @@ use super::desk::Desk;
 use super::floor::Floor;
 use super::pages::Ahead;
 use super::sender::{Delivery, Refusal, Sender};
-use super::silent::Silent;
+use super::silent::{self, Silent};
 use crate::store::{Beside, Outbox, OutboxRow, Slices, Unavailable};
 use crate::telemetry::TopicLabels;
 use std::collections::BTreeMap;
@@ -70,6 +70,8 @@ pub(super) struct Flight<'a> {
     pub(super) ahead: Option<Ahead>,
     /// The next row waits for a delivery: new rows change nothing, and reading for each of them would cost a page while the broker is away.
     pub(super) held_up: bool,
+    /// When anything was acknowledged last.
+    heard: Option<Instant>,
     /// Producers that ended since the last acknowledgement.
     restarts: u32,
     next_count: Instant,
@@ -98,6 +100,7 @@ impl<'a> Flight<'a> {
             floor: Floor::default(),
             ahead: None,
             held_up: false,
+            heard: None,
             restarts: 0,
             next_count: now,
             next_stuck: now,
@@ -124,7 +127,7 @@ impl<'a> Flight<'a> {
             self.count(outbox).await?;
             self.slow_down(desk).await;
             if !more {
-                let room = self.has_room() && !self.held_up;
+                let room = self.has_room() && !self.held_up && !self.is_cut_off();
                 tokio::select! {
                     Some(delivery) = self.deliveries.recv() => self.delivered(outbox, delivery).await?,
                     () = rows.notified(), if room => {}
@@ -173,6 +176,11 @@ impl<'a> Flight<'a> {
     pub(super) fn has_room(&self) -> bool {
         let rows = self.in_flight.len();
         rows.saturating_sub(self.silent.rows) < IN_FLIGHT && rows < ALL && self.room() > 0
+    }
+
+    /// Whether no broker has said anything for so long that new rows are read now and then, not for each commit.
+    fn is_cut_off(&self) -> bool {
+        !self.silent.is_empty() && self.heard.is_none_or(|heard| heard.elapsed() >= silent::PATIENCE)
     }
 
     /// How many more bytes may be on their way.
@@ -268,7 +276,7 @@ impl<'a> Flight<'a> {
 
     fn acknowledge(&mut self, sent: Sent, partition: i32) {
         let Relay { board, metrics, .. } = self.relay;
-        self.restarts = 0;
+        (self.restarts, self.heard) = (0, Some(Instant::now()));
         board.clear("relay");
         metrics.relay_sent.get_or_create(&TopicLabels { topic: sent.row.topic.clone() }).inc();
         let age = jiff::Timestamp::now().as_millisecond() - sent.row.timestamp;

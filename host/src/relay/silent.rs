@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// How long a row waits for its acknowledgement, and its partition has acknowledged no other, until its topic counts as silent.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often that is looked for.
 const LOOK: Duration = Duration::from_millis(500);
 
