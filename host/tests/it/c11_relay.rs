@@ -281,23 +281,22 @@ async fn c11_commits_do_not_make_the_relay_read_while_the_broker_is_away() {
         let text = format!("SELECT ({what})::int8 FROM pg_stat_user_tables WHERE relid = 'tidemill.outbox'::regclass");
         world.count(&text).await
     };
-    let fetches = async || counted("seq_tup_read + idx_tup_fetch").await;
-    let before = fetches().await;
+    let (fetches, scans) = ("seq_tup_read + idx_tup_fetch", "seq_scan + idx_scan");
+    let before = counted(fetches).await;
     for number in 0..200 {
         publish(&world, &topic, "k", &format!("e{number}")).await;
     }
-    let read = fetches().await - before;
+    let read = counted(fetches).await - before;
     println!("{read} rows were read");
     // For each commit all rows that wait by then would be 20,000.
     assert!(read < 10_000, "{read} rows were read while nothing could be sent");
     // Nor when the topic counts as silent, and rows of others would be sent.
     world.until_logged("acknowledge nothing of a partition").await;
-    let scans = async || counted("seq_scan + idx_scan").await;
-    let before = scans().await;
+    let before = counted(scans).await;
     for number in 0..200 {
         publish(&world, &topic, "k", &format!("f{number}")).await;
     }
-    let looked = scans().await - before;
+    let looked = counted(scans).await - before;
     println!("{looked} looks");
     assert!(looked < 100, "it looked {looked} times while nothing could be sent");
     world.broker.start().await;

@@ -63,18 +63,20 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// Waits until `look` finds something in the state; looks whenever `bell` has rung.
+    async fn until<T>(&self, bell: &Notify, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let rung = bell.notified();
+            if let Some(found) = look(&mut lock(&self.state)) {
+                return found;
+            }
+            rung.await;
+        }
+    }
+
     /// For the pump: waits until there is room; `false` when closed.
     pub(super) async fn room(&self) -> bool {
-        loop {
-            let drained = self.drained.notified();
-            {
-                let state = lock(&self.state);
-                if state.closed || state.bytes < ROOM {
-                    return !state.closed;
-                }
-            }
-            drained.await;
-        }
+        self.until(&self.drained, |state| (state.closed || state.bytes < ROOM).then_some(!state.closed)).await
     }
 
     /// For the pump, while it takes records: it is not closed as long as this is held.
@@ -105,27 +107,12 @@ impl Queue {
 
     /// For the pump, while it waits for records: resolves when the queue is closed.
     pub(super) async fn over(&self) {
-        loop {
-            let drained = self.drained.notified();
-            if self.is_closed() {
-                return;
-            }
-            drained.await;
-        }
+        self.until(&self.drained, |state| state.closed.then_some(())).await;
     }
 
     /// For the worker, before it begins: waits for the first record; `false` if the queue is closed before.
     pub(super) async fn begun(&self) -> bool {
-        loop {
-            let arrived = self.arrived.notified();
-            {
-                let state = lock(&self.state);
-                if state.closed || !state.records.is_empty() {
-                    return !state.closed;
-                }
-            }
-            arrived.await;
-        }
+        self.until(&self.arrived, |state| (state.closed || !state.records.is_empty()).then_some(!state.closed)).await
     }
 
     /// The partition is another's now: nothing more is handed out, and no offset is stored.
@@ -149,19 +136,11 @@ impl Queue {
 
     /// Waits for records and takes up to `count` of them and about `bytes` bytes, at least one; `None` when closed.
     pub(super) async fn take(&self, count: usize, bytes: usize) -> Option<Vec<Arrived>> {
-        loop {
-            let arrived = self.arrived.notified();
-            {
-                let mut state = lock(&self.state);
-                if state.closed {
-                    return None;
-                }
-                if !state.records.is_empty() {
-                    return Some(self.drain(&mut state, count, bytes));
-                }
-            }
-            arrived.await;
-        }
+        let taken = |state: &mut State| match state.closed {
+            true => Some(None),
+            false => (!state.records.is_empty()).then(|| Some(self.drain(state, count, bytes))),
+        };
+        self.until(&self.arrived, taken).await
     }
 
     /// The first events of those that wait here, which stay.
@@ -171,15 +150,9 @@ impl Queue {
 
     /// For the worker: resolves when the queue is closed.
     pub(super) async fn closed(&self) {
-        loop {
-            let arrived = self.arrived.notified();
-            if self.is_closed() {
-                // `take` waits for the same bell.
-                self.arrived.notify_one();
-                return;
-            }
-            arrived.await;
-        }
+        self.until(&self.arrived, |state| state.closed.then_some(())).await;
+        // `take` waits for the same bell.
+        self.arrived.notify_one();
     }
 
     fn drain(&self, state: &mut State, count: usize, bytes: usize) -> Vec<Arrived> {
